@@ -1,0 +1,130 @@
+"""Photographs in, network inputs out: decoding and preprocessing with Pillow and NumPy only.
+
+The same code feeds parity, range scans, calibration and prediction, so that a difference between two
+stages is never a difference between two ways to read a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from bbx.errors import BbxError
+from bbx.types import Preprocess
+
+PHOTOGRAPHS = Path(__file__).parent / "photographs"
+"""Folder of the photographs that bbx brings (public domain and CC0; see its README)."""
+
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def decode(path: Path) -> Image.Image:
+    """Decode an image file to 8-bit RGB, upright.
+
+    EXIF orientation is applied, 16-bit greys are scaled to 8 bits, transparency is laid on white.
+
+    Raises:
+        BbxError: the file is missing, broken, or no image.
+    """
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            image = ImageOps.exif_transpose(opened)
+    except FileNotFoundError as error:
+        raise BbxError(f"There is no image {path}.") from error
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        raise BbxError(f"{path} cannot be decoded as an image: {error}.") from error
+    return _to_rgb(image)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, dtype=np.float64)
+        scale = 255.0 / 65535.0 if values.max(initial=0.0) > 255.0 else 1.0
+        return Image.fromarray(np.clip(values * scale, 0, 255).round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        opaque = Image.new("RGBA", image.size, "white")
+        opaque.alpha_composite(image.convert("RGBA"))
+        return opaque.convert("RGB")
+    return image.convert("RGB")
+
+
+def apply(image: Image.Image, how: Preprocess) -> NDArray[np.generic]:
+    """One decoded RGB image as one row of the network's input.
+
+    Returns:
+        `how.dtype`, shape `how.input_shape` without the batch.
+    """
+    short = round(min(how.height, how.width) / how.crop_pct)
+    scale = max(short / min(image.size), how.width / image.width, how.height / image.height)
+    size = (max(how.width, round(image.width * scale)), max(how.height, round(image.height * scale)))
+    resized = image.resize(size, _RESAMPLING[how.interpolation])
+    left, top = (size[0] - how.width) // 2, (size[1] - how.height) // 2
+    crop = np.asarray(resized.crop((left, top, left + how.width, top + how.height)))
+    if how.dtype == "float32":
+        mean, std = np.float32(how.mean), np.float32(how.std)
+        crop = (crop.astype(np.float32) / np.float32(255) - mean) / std
+    if how.layout == "NCHW":
+        crop = crop.transpose(2, 0, 1)
+    return np.ascontiguousarray(crop)
+
+
+@cache
+def _photograph(path: Path) -> Image.Image:
+    return decode(path)
+
+
+def photographs() -> list[Path]:
+    """The photographs that bbx brings, in a fixed order."""
+    return sorted(PHOTOGRAPHS.glob("*.jpg"))
+
+
+def photograph_batch(how: Preprocess, batch: int, *, start: int = 0) -> NDArray[np.generic]:
+    """A batch of the bundled photographs, cycling through them from the one at index `start`.
+
+    Where the photographs repeat, the repeats are mirrored, so that a graph that mixes up rows shows.
+    """
+    paths = photographs()
+    rows = []
+    for index in range(start, start + batch):
+        image = _photograph(paths[index % len(paths)])
+        rows.append(apply(ImageOps.mirror(image) if (index // len(paths)) % 2 else image, how))
+    return np.stack(rows)
+
+
+def noise_batch(how: Preprocess, batch: int, *, seed: int = 0) -> NDArray[np.generic]:
+    """Seeded noise in the shape and the value range of preprocessed images."""
+    shape = (batch, *(size for size in how.input_shape[1:] if size is not None))
+    generator = np.random.default_rng(seed)
+    if how.dtype == "uint8":
+        return generator.integers(0, 256, shape, dtype=np.uint8)
+    return generator.standard_normal(shape, dtype=np.float32)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Image files below `folder`, sorted by path.
+
+    Raises:
+        BbxError: the folder is missing or holds no image file.
+    """
+    known = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
+    if not folder.is_dir():
+        raise BbxError(f"There is no folder {folder}.", hint="Name a folder of images.")
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in known and p.is_file())
+    if not files:
+        raise BbxError(f"{folder} holds no image files.", hint="Name a folder of .jpg, .png or similar files.")
+    return files
+
+
+def file_batch(files: Iterable[Path], how: Preprocess) -> NDArray[np.generic]:
+    """A batch of image files, decoded and preprocessed.
+
+    Raises:
+        BbxError: one of them cannot be decoded.
+    """
+    return np.stack([apply(decode(path), how) for path in files])

@@ -1,0 +1,227 @@
+"""Work in a child process: progress, cancellation and crashes that do not take the caller down.
+
+Exporters and engine builders are native code that may run for minutes, write to stdout, run out of
+memory or die. So every build and every measured row is a *task*: a function `task(request) -> document`,
+both plain JSON, run by `run_task` in a fresh interpreter. The caller never imports torch, which is also
+why a second, identical export answers in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+from bbx.errors import BbxError, Cancelled, ExhaustedError, error_named
+
+Task = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One step of a task's progress.
+
+    Attributes:
+        stage: what is being done, in the words of the user interface.
+        fraction: how much of the stage is done (0..1), or None where that cannot be known.
+        detail: what it is being done to; may be empty.
+    """
+
+    stage: str
+    fraction: float | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something the user must not miss, which does not stop the task."""
+
+    text: str
+
+
+Listener = Callable[[Event | Notice], None]
+
+
+def silent(event: Event | Notice) -> None:
+    """A listener that hears nothing."""
+
+
+_listener: Listener = silent
+
+
+@contextlib.contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Send what `progress` and `warn` say in this process to `listener` meanwhile."""
+    global _listener
+    before, _listener = _listener, listener
+    try:
+        yield
+    finally:
+        _listener = before
+
+
+def progress(stage: str, fraction: float | None = None, detail: str = "") -> None:
+    """Report a step of the running task to whoever started it."""
+    _listener(Event(stage, fraction, detail))
+
+
+def warn(text: str) -> None:
+    """Tell the user something that must not be missed."""
+    _listener(Notice(text))
+
+
+# --- the caller's side ------------------------------------------------------------------------------
+
+_GRACE_S = 5.0
+"""How long a cancelled task may take to clean up before it is killed."""
+
+
+def run_task(name: str, request: dict[str, Any], *, listener: Listener = silent) -> dict[str, Any]:
+    """Run a task in a child process and return its document.
+
+    Args:
+        name: `package.module:function` inside bbx.
+        request: plain JSON; the function's only argument.
+        listener: hears progress and warnings, on this thread.
+
+    Raises:
+        BbxError: what the task raised, of the same class and text.
+        Cancelled: this process was interrupted; the child is gone when this is raised.
+        ExhaustedError: the child was killed, as the kernel does when memory runs out.
+    """
+    read_end, write_end = os.pipe()
+    with tempfile.TemporaryFile("w+") as log, os.fdopen(read_end) as events:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "bbx.process", name, str(write_end)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            pass_fds=(write_end,),
+            start_new_session=True,
+            text=True,
+        )
+        os.close(write_end)
+        try:
+            outcome = _converse(child, request, events, listener)
+            child.wait()
+        except KeyboardInterrupt:
+            _stop(child)
+            raise Cancelled("Cancelled.") from None
+        finally:
+            if child.poll() is None:
+                _stop(child)
+        if outcome is None:
+            raise _crash(name, child.returncode, _tail(log))
+    if "error" in outcome:
+        error: BbxError = error_named(outcome["error"])(outcome["message"], hint=outcome["hint"])
+        raise error
+    document: dict[str, Any] = outcome["document"]
+    return document
+
+
+def _converse(
+    child: subprocess.Popen[str], request: dict[str, Any], events: IO[str], listener: Listener
+) -> dict[str, Any] | None:
+    """Hand over the request, pass events on, and return the outcome; None when there was none."""
+    assert child.stdin is not None  # Popen was given a pipe
+    with contextlib.suppress(BrokenPipeError), child.stdin:
+        json.dump(request, child.stdin)
+    for line in events:
+        message: dict[str, Any] = json.loads(line)
+        match message.pop("kind"):
+            case "progress":
+                listener(Event(**message))
+            case "warning":
+                listener(Notice(**message))
+            case _:
+                return message
+    return None
+
+
+def _stop(child: subprocess.Popen[str]) -> None:
+    """End the child and whatever it started: politely, then not."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGINT)
+    try:
+        child.wait(_GRACE_S)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        pass
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _tail(log: IO[str], lines: int = 12) -> str:
+    log.seek(0)
+    return "\n".join(log.read()[-20_000:].splitlines()[-lines:])
+
+
+def _crash(name: str, code: int, tail: str) -> BbxError:
+    what = name.partition(":")[2].replace("_task", "").replace("_", " ")
+    if code == -signal.SIGKILL:
+        return ExhaustedError(
+            f"The {what} process was killed, most likely because memory ran out.",
+            hint="Use a smaller model, batch or profile, or a machine with more memory.",
+        )
+    how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    return BbxError(f"The {what} process {how} without an answer. Its last words:\n{tail}")
+
+
+# --- the child's side -------------------------------------------------------------------------------
+
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process when the one that started it is gone (Linux only)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _outcome_of(task: Task, request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {"document": task(request)}
+    except KeyboardInterrupt:
+        error: BbxError = Cancelled("Cancelled.")
+    except BbxError as named:
+        error = named
+    except MemoryError:
+        error = ExhaustedError("Out of memory.", hint="Use a smaller model or batch.")
+    return {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+
+
+def _main(name: str, event_fd: int) -> None:
+    _die_with_parent()
+    request = json.load(sys.stdin)
+    with os.fdopen(event_fd, "w", buffering=1) as events:
+
+        def send(event: Event | Notice) -> None:
+            kind = "progress" if isinstance(event, Event) else "warning"
+            fields = {field: getattr(event, field) for field in event.__slots__}
+            events.write(json.dumps({"kind": kind} | fields) + "\n")
+
+        module, _, function = name.partition(":")
+        task: Task = getattr(importlib.import_module(module), function)
+        with listening(send):
+            outcome = _outcome_of(task, request)
+        events.write(json.dumps({"kind": "outcome"} | outcome) + "\n")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Native libraries' exit handlers have crashed after the work was done; the answer is already sent.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    # Run as a script this file is the module `__main__`; tasks report through `bbx.process`.
+    from bbx import process
+
+    process._main(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,146 @@
+"""What every runtime has in common: a context manager that takes arrays by name and gives arrays by name.
+
+Nothing touches a device, a file or a heavy library before `__enter__`. Buffers: `infer` copies its feeds
+if it must keep them and returns arrays that the caller owns. `bind` is the measured path: it places the
+feeds where the runtime wants them once, and its `sample` runs the same inference again and again with
+nothing but the runtime inside the clock.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bbx.errors import BbxError
+from bbx.types import TensorSpec
+
+Feeds = Mapping[str, NDArray[Any]]
+Arrays = dict[str, NDArray[Any]]
+
+
+def sample_host_clock(step: Callable[[], object], count: int) -> NDArray[np.int64]:
+    """Run `step` `count` times and return the duration of each run.
+
+    One clock read a run: the end of one run is the start of the next, so the harness's own cost is that
+    read and one list assignment, and no time between two runs goes uncounted.
+
+    Returns:
+        int64 [count], nanoseconds of `time.perf_counter_ns`.
+    """
+    ticks = [0] * (count + 1)
+    now = time.perf_counter_ns
+    ticks[0] = now()
+    for index in range(1, count + 1):
+        step()
+        ticks[index] = now()
+    return np.diff(np.array(ticks, dtype=np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One inference on fixed feeds, ready to be repeated.
+
+    Attributes:
+        step: runs it once and returns when the answer is complete (for a CUDA runtime: enqueued).
+        sample: runs it n times; int64 [n], nanoseconds each, by the runtime's own clock.
+        clock: name of that clock, `perf_counter_ns` or `cuda_event`.
+        outputs: the outputs of the last run, as arrays the caller owns.
+    """
+
+    step: Callable[[], object]
+    sample: Callable[[int], NDArray[np.int64]]
+    clock: str
+    outputs: Callable[[], Arrays]
+
+
+class Runner(ABC):
+    """A loaded artefact or module on one runtime.
+
+    Use it as a context manager; outside of it only `name` may be read.
+
+    Attributes:
+        name: the runtime's name on the command line and in reports.
+        device: `cpu` or `cuda`.
+    """
+
+    name: ClassVar[str]
+    device: str = "cpu"
+
+    def __enter__(self) -> Self:
+        self._open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Load the artefact and take the device's resources."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Give back what `_open` took."""
+
+    @property
+    @abstractmethod
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Name, dtype and shape of each input, in the artefact's order."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Name, dtype and shape of each output, in the artefact's order."""
+
+    @abstractmethod
+    def infer(self, feeds: Feeds) -> Arrays:
+        """Run once.
+
+        Args:
+            feeds: one array an input, of its dtype and of a shape that fits it.
+
+        Raises:
+            BbxError: a feed is missing, unknown, or of the wrong dtype or shape.
+        """
+
+    @abstractmethod
+    def bind(self, feeds: Feeds) -> Bound:
+        """Place `feeds` where the runtime wants them and return the inference ready to be repeated.
+
+        Raises:
+            BbxError: as `infer`.
+        """
+
+    def check(self, feeds: Feeds) -> None:
+        """Compare feeds with `inputs` before native code sees them.
+
+        Raises:
+            BbxError: a feed is missing, unknown, or of the wrong dtype or shape; says which and what fits.
+        """
+        check_feeds(self.name, self.inputs, feeds)
+
+
+def check_feeds(runner: str, inputs: tuple[TensorSpec, ...], feeds: Feeds) -> None:
+    """See `Runner.check`."""
+    wanted = {spec.name: spec for spec in inputs}
+    for problem, names in (("lacks", wanted.keys() - feeds.keys()), ("has no", feeds.keys() - wanted.keys())):
+        if names:
+            raise BbxError(f"{runner}: {problem} input {sorted(names)}.", hint=f"Its inputs: {sorted(wanted)}.")
+    for name, spec in wanted.items():
+        feed = feeds[name]
+        fits = len(feed.shape) == len(spec.shape) and all(
+            want is None or want == size for want, size in zip(spec.shape, feed.shape, strict=True)
+        )
+        if str(feed.dtype) != spec.dtype or not fits:
+            raise BbxError(
+                f"{runner}: input {name!r} is {spec.dtype} {list(spec.shape)}, "
+                f"and was given {feed.dtype} {list(feed.shape)}."
+            )
