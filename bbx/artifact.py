@@ -85,7 +85,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_: Literal["bbx/1"] = Field(default=SCHEMA, alias="schema")
+    schema_: Literal["bbx/1"] = Field(default="bbx/1", alias="schema")
     file: str
     format: Format
     precision: Precision = "fp32"
@@ -128,10 +128,11 @@ def source_digest() -> str:
     """SHA-256 over bbx's own source, so that no artefact outlives the code that proved it."""
     digest = hashlib.sha256()
     root = Path(bbx.__file__).parent
-    for path in sorted(p for folder, _, names in os.walk(root, followlinks=True) for p in map(Path(folder).joinpath, names)):
-        if path.suffix == ".py":
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0")
-            digest.update(path.read_bytes())
+    walk = os.walk(root, followlinks=True)
+    sources = (Path(folder, name) for folder, _, names in walk for name in names if name.endswith(".py"))
+    for path in sorted(sources):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0")
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
@@ -207,7 +208,7 @@ def _machine_key() -> bytes:
         # A hard link fails where another process was first; then its key is the one.
         with contextlib.suppress(FileExistsError):
             os.link(temporary, path)
-        os.unlink(temporary)
+        Path(temporary).unlink()
         return path.read_bytes()
     except OSError as error:
         raise ArtifactError(
@@ -306,7 +307,14 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise ExhaustedError(
                 f"No space left to write {path}.", hint="Free some, or choose another --out."
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
+        if error.errno in (
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
+            errno.ENOTDIR,
+            errno.EEXIST,
+            errno.ENAMETOOLONG,
+        ):
             raise ArtifactError(
                 f"{path} cannot be written: {os.strerror(error.errno)}.", hint="Choose another --out."
             ) from error
@@ -366,7 +374,7 @@ def commit(staging: Path, path: Path, manifest: Manifest) -> None:
             manifest_path(path).unlink(missing_ok=True)
             path.unlink(missing_ok=True)
         for name in (*parts, path.name, staged_manifest.name):
-            os.replace(staging / name, path.parent / name)
+            (staging / name).replace(path.parent / name)
         _flush(path.parent)
 
 
@@ -469,7 +477,7 @@ def _safe_data_file(path: Path, root: Path, location: str, tensor: str) -> Path:
         ) from error
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
         raise ArtifactError(
-            f"{path} keeps tensor {tensor!r} in {location!r}, which is not a regular file with a single link.",
+            f"{path} keeps tensor {tensor!r} in {location!r}, not a regular file with a single link.",
             hint="Replace the link by a copy of the data file.",
         )
     return target

@@ -67,7 +67,7 @@ def apply(image: Image.Image, how: Preprocess) -> NDArray[np.generic]:
     left, top = (size[0] - how.width) // 2, (size[1] - how.height) // 2
     crop = np.asarray(resized.crop((left, top, left + how.width, top + how.height)))
     if how.dtype == "float32":
-        mean, std = np.float32(how.mean), np.float32(how.std)
+        mean, std = np.asarray(how.mean, np.float32), np.asarray(how.std, np.float32)
         crop = (crop.astype(np.float32) / np.float32(255) - mean) / std
     if how.layout == "NCHW":
         crop = crop.transpose(2, 0, 1)
@@ -117,7 +117,9 @@ def image_files(folder: Path) -> list[Path]:
         raise BbxError(f"There is no folder {folder}.", hint="Name a folder of images.")
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in known and p.is_file())
     if not files:
-        raise BbxError(f"{folder} holds no image files.", hint="Name a folder of .jpg, .png or similar files.")
+        raise BbxError(
+            f"{folder} holds no image files.", hint="Name a folder of .jpg, .png or similar files."
+        )
     return files
 
 

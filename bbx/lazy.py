@@ -70,7 +70,7 @@ def require(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is not None and error.name.split(".")[0] != module.split(".")[0]:
+        if error.name is not None and error.name.split(".")[0] != module.split(".", maxsplit=1)[0]:
             raise UnavailableError(
                 f"{module} is installed but needs {error.name}, which is not.",
                 hint=f"Type: {install_command(error.name)}",

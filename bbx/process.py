@@ -2,15 +2,13 @@
 
 Exporters and engine builders are native code that may run for minutes, write to stdout, run out of
 memory or die. So every build and every measured row is a *task*: a function `task(request) -> document`,
-both plain JSON, run by `run_task` in a fresh interpreter. The caller never imports torch, which is also
-why a second, identical export answers in a fraction of a second.
+both plain JSON, which `run_task` has `bbx.worker` run in a fresh interpreter. The caller never imports
+torch, which is also why a second, identical export answers in a fraction of a second.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import importlib
 import json
 import os
 import signal
@@ -18,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -55,28 +54,27 @@ def silent(event: Event | Notice) -> None:
     """A listener that hears nothing."""
 
 
-_listener: Listener = silent
+_listener: ContextVar[Listener] = ContextVar("bbx_listener", default=silent)
 
 
 @contextlib.contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Send what `progress` and `warn` say in this process to `listener` meanwhile."""
-    global _listener
-    before, _listener = _listener, listener
+    """Send what `progress` and `warn` say meanwhile to `listener`."""
+    token = _listener.set(listener)
     try:
         yield
     finally:
-        _listener = before
+        _listener.reset(token)
 
 
 def progress(stage: str, fraction: float | None = None, detail: str = "") -> None:
     """Report a step of the running task to whoever started it."""
-    _listener(Event(stage, fraction, detail))
+    _listener.get()(Event(stage, fraction, detail))
 
 
 def warn(text: str) -> None:
     """Tell the user something that must not be missed."""
-    _listener(Notice(text))
+    _listener.get()(Notice(text))
 
 
 # --- the caller's side ------------------------------------------------------------------------------
@@ -101,7 +99,7 @@ def run_task(name: str, request: dict[str, Any], *, listener: Listener = silent)
     read_end, write_end = os.pipe()
     with tempfile.TemporaryFile("w+") as log, os.fdopen(read_end) as events:
         child = subprocess.Popen(
-            [sys.executable, "-m", "bbx.process", name, str(write_end)],
+            [sys.executable, "-m", "bbx.worker", name, str(write_end)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
@@ -151,10 +149,8 @@ def _stop(child: subprocess.Popen[str]) -> None:
     """End the child and whatever it started: politely, then not."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGINT)
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
         child.wait(_GRACE_S)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        pass
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
@@ -174,54 +170,3 @@ def _crash(name: str, code: int, tail: str) -> BbxError:
         )
     how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     return BbxError(f"The {what} process {how} without an answer. Its last words:\n{tail}")
-
-
-# --- the child's side -------------------------------------------------------------------------------
-
-_PR_SET_PDEATHSIG = 1
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to end this process when the one that started it is gone (Linux only)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _outcome_of(task: Task, request: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return {"document": task(request)}
-    except KeyboardInterrupt:
-        error: BbxError = Cancelled("Cancelled.")
-    except BbxError as named:
-        error = named
-    except MemoryError:
-        error = ExhaustedError("Out of memory.", hint="Use a smaller model or batch.")
-    return {"error": type(error).__name__, "message": error.message, "hint": error.hint}
-
-
-def _main(name: str, event_fd: int) -> None:
-    _die_with_parent()
-    request = json.load(sys.stdin)
-    with os.fdopen(event_fd, "w", buffering=1) as events:
-
-        def send(event: Event | Notice) -> None:
-            kind = "progress" if isinstance(event, Event) else "warning"
-            fields = {field: getattr(event, field) for field in event.__slots__}
-            events.write(json.dumps({"kind": kind} | fields) + "\n")
-
-        module, _, function = name.partition(":")
-        task: Task = getattr(importlib.import_module(module), function)
-        with listening(send):
-            outcome = _outcome_of(task, request)
-        events.write(json.dumps({"kind": "outcome"} | outcome) + "\n")
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Native libraries' exit handlers have crashed after the work was done; the answer is already sent.
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    # Run as a script this file is the module `__main__`; tasks report through `bbx.process`.
-    from bbx import process
-
-    process._main(sys.argv[1], int(sys.argv[2]))

@@ -40,7 +40,8 @@ def sample_host_clock(step: Callable[[], object], count: int) -> NDArray[np.int6
     for index in range(1, count + 1):
         step()
         ticks[index] = now()
-    return np.diff(np.array(ticks, dtype=np.int64))
+    stamps = np.array(ticks, dtype=np.int64)
+    return stamps[1:] - stamps[:-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +132,11 @@ class Runner(ABC):
 def check_feeds(runner: str, inputs: tuple[TensorSpec, ...], feeds: Feeds) -> None:
     """See `Runner.check`."""
     wanted = {spec.name: spec for spec in inputs}
-    for problem, names in (("lacks", wanted.keys() - feeds.keys()), ("has no", feeds.keys() - wanted.keys())):
+    missing, unknown = wanted.keys() - feeds.keys(), feeds.keys() - wanted.keys()
+    for problem, names in (("missing", missing), ("unknown", unknown)):
         if names:
-            raise BbxError(f"{runner}: {problem} input {sorted(names)}.", hint=f"Its inputs: {sorted(wanted)}.")
+            hint = f"The inputs are {sorted(wanted)}."
+            raise BbxError(f"The feeds of {runner}: {problem} {sorted(names)}.", hint=hint)
     for name, spec in wanted.items():
         feed = feeds[name]
         fits = len(feed.shape) == len(spec.shape) and all(
