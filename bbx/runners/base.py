@@ -69,10 +69,13 @@ class Runner(ABC):
     Attributes:
         name: the runtime's name on the command line and in reports.
         device: `cpu` or `cuda`.
+        threads: intra-op threads that it computes with, known once it is open; None where the runtime
+            has no such thing.
     """
 
     name: ClassVar[str]
     device: str = "cpu"
+    threads: int | None = None
 
     def __enter__(self) -> Self:
         self._open()
@@ -119,6 +122,17 @@ class Runner(ABC):
         Raises:
             BbxError: as `infer`.
         """
+
+    def now(self) -> int:
+        """The clock that a harness measures warm-up and time limits by, in nanoseconds.
+
+        Real runtimes live by the wall clock; a fake one brings its own.
+        """
+        return time.perf_counter_ns()
+
+    def device_bytes(self) -> int | None:
+        """Device memory this runner has taken since it was opened, in bytes; None on the CPU."""
+        return None
 
     def check(self, feeds: Feeds) -> None:
         """Compare feeds with `inputs` before native code sees them.
