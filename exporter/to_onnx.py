@@ -1,0 +1,279 @@
+"""A torch module to an ONNX graph.
+
+The exporter built on `torch.export` comes first. Where it cannot express a module, the older tracing
+exporter is used, and the manifest records that it was and why.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx
+import torch
+from torch import nn
+
+from bbx.errors import ExhaustedError, ExportError, UsageError
+from bbx.exporter.module_state import example_inputs, exporting, image_axes, torch_reason
+from bbx.types import TensorSpec
+
+OnnxExporter = Literal["auto", "dynamo", "torchscript"]
+
+MIN_OPSET, MAX_OPSET = 18, 23
+"""What both exporters can write and TensorRT's parsers read."""
+
+TRACING_OPSET = 20
+"""The newest opset that the tracing exporter writes."""
+
+PROTOBUF_LIMIT = 2 * 1024**3 - 64 * 1024**2
+"""Bytes of weights above which a graph keeps them in a file of its own (protobuf ends at 2 GiB)."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxOptions:
+    """How to export.
+
+    Attributes:
+        batch: a fixed batch size, or None for a dynamic one.
+        dynamic_size: height and width are dynamic too.
+        opset: ONNX opset, or None for the exporter's own choice.
+        exporter: `dynamo` (on `torch.export`), `torchscript` (tracing), or `auto` for the first that works.
+    """
+
+    batch: int | None = None
+    dynamic_size: bool = False
+    opset: int | None = None
+    exporter: OnnxExporter = "auto"
+
+    def __post_init__(self) -> None:
+        if self.batch is not None and self.batch < 1:
+            raise UsageError(f"--batch {self.batch} is not a batch size.", hint="Type --batch 1 or more.")
+        if self.opset is not None and not MIN_OPSET <= self.opset <= MAX_OPSET:
+            raise UsageError(
+                f"--opset {self.opset} cannot be written.", hint=f"Type one of {MIN_OPSET} to {MAX_OPSET}."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxExport:
+    """What was written.
+
+    Attributes:
+        exporter: the one that did it.
+        opset: of the default domain.
+        inputs: as they stand in the graph.
+        outputs: as they stand in the graph.
+        notes: what the user should know; the reason of a fallback among them.
+    """
+
+    exporter: str
+    opset: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    notes: tuple[str, ...]
+
+
+def onnx_from_module(
+    module: nn.Module,
+    inputs: tuple[TensorSpec, ...],
+    output_names: tuple[str, ...],
+    options: OnnxOptions,
+    out: Path,
+) -> OnnxExport:
+    """Export `module` to the ONNX file `out`, with weights over 2 GiB in `out`'s name plus `.data`.
+
+    Args:
+        module: in eval mode, on the CPU.
+        inputs: the positional inputs of its forward; the leading dimension is the batch.
+        output_names: one a tensor that forward returns.
+
+    Raises:
+        ExportError: a submodule is training, or no exporter could express the module.
+        ExhaustedError: out of memory.
+    """
+    wanted = ("dynamo", "torchscript") if options.exporter == "auto" else (options.exporter,)
+    job = _Job(
+        module=module,
+        examples=example_inputs(inputs, options.batch),
+        input_names=[spec.name for spec in inputs],
+        output_names=list(output_names),
+        axes=_dynamic_axes(inputs, options),
+        opset=options.opset,
+    )
+    failures: list[str] = []
+    for exporter in wanted:
+        write = _write_with_dynamo if exporter == "dynamo" else _write_with_tracing
+        try:
+            with exporting(module), _quiet():
+                write(job, out)
+        except (ExportError, MemoryError):
+            raise
+        except Exception as error:  # whatever torch raises, the next exporter is tried
+            if "out of memory" in str(error).lower():
+                raise ExhaustedError("Out of memory while exporting.", hint="Use a smaller model.") from error
+            failures.append(f"The {exporter} exporter failed: {torch_reason(error)}")
+            continue
+        return _describe(out, exporter, tuple(failures))
+    raise ExportError(" ".join(failures), hint="Try --format torchscript, or another --exporter.")
+
+
+def _dynamic_axes(inputs: tuple[TensorSpec, ...], options: OnnxOptions) -> dict[str, dict[int, str]]:
+    axes: dict[str, dict[int, str]] = {}
+    for spec in inputs:
+        mine = {} if options.batch is not None else {0: "batch"}
+        if options.dynamic_size:
+            height, width = image_axes(spec)
+            mine |= {height: "height", width: "width"}
+        axes[spec.name] = mine
+    return axes
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What both exporters are told: `axes` maps an input's name to its dynamic axes and their labels."""
+
+    module: nn.Module
+    examples: tuple[torch.Tensor, ...]
+    input_names: list[str]
+    output_names: list[str]
+    axes: dict[str, dict[int, str]]
+    opset: int | None
+
+    @property
+    def needs_external_data(self) -> bool:
+        tensors = [*self.module.parameters(), *self.module.buffers()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors) > PROTOBUF_LIMIT
+
+
+def _write_with_dynamo(job: _Job, out: Path) -> None:
+    # Only the batch must stay dynamic; a size that the module fixes is found out afterwards.
+    shapes = tuple(
+        {
+            axis: torch.export.Dim("batch") if label == "batch" else torch.export.Dim.AUTO
+            for axis, label in job.axes[name].items()
+        }
+        for name in job.input_names
+    )
+    program: Any = torch.onnx.export(
+        job.module,
+        job.examples,
+        dynamo=True,
+        input_names=job.input_names,
+        output_names=job.output_names,
+        dynamic_shapes=shapes,
+        opset_version=job.opset,
+        verbose=False,
+    )
+    _strip_traces(program.model)
+    for value, name in zip(program.model.graph.inputs, job.input_names, strict=True):
+        _require_dynamic(name, tuple(value.shape), job.axes[name])
+    program.save(str(out), external_data=job.needs_external_data)
+
+
+def _write_with_tracing(job: _Job, out: Path) -> None:
+    axes = {name: mine for name, mine in job.axes.items() if mine}
+    if any("batch" in mine.values() for mine in axes.values()):
+        axes |= {name: {0: "batch"} for name in job.output_names}
+    torch.onnx.export(
+        job.module,
+        job.examples,
+        str(out),
+        dynamo=False,
+        input_names=job.input_names,
+        output_names=job.output_names,
+        dynamic_axes=axes,
+        opset_version=job.opset or TRACING_OPSET,
+        external_data=job.needs_external_data,
+    )
+    if job.needs_external_data:
+        _gather_external_data(out)
+
+
+def _gather_external_data(out: Path) -> None:
+    """One data file instead of the tracing exporter's one for each tensor."""
+    model = onnx.load(str(out))
+    for path in out.parent.iterdir():
+        path.unlink()
+    onnx.save(model, str(out), save_as_external_data=True, location=f"{out.name}.data", size_threshold=1024)
+
+
+def _require_dynamic(name: str, shape: tuple[Any, ...], axes: dict[int, str]) -> None:
+    fixed = {label: shape[axis] for axis, label in axes.items() if isinstance(shape[axis], int)}
+    if fixed:
+        found = ", ".join(f"{label} to {size}" for label, size in fixed.items())
+        raise ExportError(
+            f"The model fixes {found} of input {name!r}, so it has no dynamic size.",
+            hint="Leave --dynamic-size out, or set --image-size.",
+        )
+
+
+def _strip_traces(model: Any) -> None:
+    """Drop per-node stack traces: they hold paths of the exporting machine and change from run to run."""
+    for node in model.graph.all_nodes():
+        scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
+        node.metadata_props.clear()
+        if scopes is not None:
+            node.metadata_props["pkg.torch.onnx.name_scopes"] = scopes
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' advice to their own developers away from the user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def _describe(out: Path, exporter: str, notes: tuple[str, ...]) -> OnnxExport:
+    model = onnx.load(str(out), load_external_data=False)
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return OnnxExport(exporter, opset, *graph_specs(model), notes)
+
+
+def graph_specs(model: onnx.ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs (initialisers left out) and outputs of a graph."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = tuple(_spec(value) for value in model.graph.input if value.name not in weights)
+    return inputs, tuple(_spec(value) for value in model.graph.output)
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or not tensor.elem_type:
+        raise ExportError(f"{value.name!r} is no tensor: bbx takes graphs of tensors only.")
+    dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    named = {
+        "float": "float32",
+        "double": "float64",
+        "float8e4m3fn": "float8_e4m3fn",
+        "float8e5m2": "float8_e5m2",
+    }
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+    return TensorSpec(value.name, named.get(dtype, dtype), shape)
+
+
+def check_onnx(path: Path) -> None:
+    """The ONNX checker and strict shape inference on the file.
+
+    Raises:
+        ExportError: what they object to.
+    """
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"The ONNX checker refuses {path.name}: {str(error).splitlines()[0]}") from error
