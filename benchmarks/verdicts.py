@@ -1,0 +1,215 @@
+"""Whether a number may be believed: distrust as data, each reason with its remedy.
+
+A measurement collects every reason that applies; its verdict is the gravest of them, and `valid` when
+there is none. The judges are pure functions over numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from bbx.benchmarks.contention import Load
+from bbx.benchmarks.measure import Measurement
+from bbx.benchmarks.stats import Samples, Summary, two_modes
+
+Verdict = Literal[
+    "failed",
+    "parity_failed",
+    "inconsistent",
+    "unknown_environment",
+    "throttled",
+    "contended",
+    "unstable",
+    "not_converged",
+    "valid",
+]
+"""Gravest first. `failed` is a row that has no measurement at all."""
+
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+
+CONSISTENT_WITHIN = 0.05
+DRIFT = 0.05
+MODES_APART = 0.10
+MODES_SEPARATION = 0.85
+STOLEN = 0.01
+HELD_BACK = 0.01
+OTHERS_CORES = 0.10
+CORES_FULL = 0.90
+INVOLUNTARY_PER_S = 200.0
+CLOCK_DROP = 0.90
+
+_QUIET = "Stop what else runs on this machine and measure again."
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One reason not to believe a number.
+
+    Attributes:
+        text: what was seen, with its numbers.
+        remedy: what to do about it.
+    """
+
+    verdict: Verdict
+    text: str
+    remedy: str
+
+    def to_json(self) -> dict[str, str]:
+        """As the report shows it."""
+        return asdict(self)
+
+
+def verdict_of(reasons: Sequence[Reason]) -> Verdict:
+    """The gravest verdict among the reasons; `valid` when there are none."""
+    return min((reason.verdict for reason in reasons), key=VERDICTS.index, default="valid")
+
+
+def judge(
+    measured: Measurement,
+    *,
+    parity: dict[str, Any] | None,
+    throttled: Sequence[str] = (),
+    unread: Sequence[str] = (),
+) -> tuple[Reason, ...]:
+    """Every reason not to believe a measurement, gravest first.
+
+    Args:
+        parity: what the comparison of the answers found, as JSON; None when there was no reference.
+        throttled: why the GPU's clocks were held back, in words.
+        unread: facts about the environment that could not be read.
+    """
+    reasons = (
+        *parity_reasons(parity),
+        *consistency_reasons(measured.summary, measured.runs_per_s),
+        *environment_reasons(unread, measured.load),
+        *throttle_reasons(measured.load, throttled),
+        *contention_reasons(measured.load),
+        *stability_reasons(measured.samples),
+        *convergence_reasons(measured),
+    )
+    return tuple(sorted(reasons, key=lambda reason: VERDICTS.index(reason.verdict)))
+
+
+def parity_reasons(parity: dict[str, Any] | None) -> list[Reason]:
+    """`parity_failed` when the answers are not the reference's."""
+    if parity is None or parity["verdict"] != "fail":
+        return []
+    found = parity.get("reasons") or ["The answers are not the reference's."]
+    return [Reason("parity_failed", found[0], "Find the nodes with `bbx bisect`, or use another precision.")]
+
+
+def consistency_reasons(summary: Summary, runs_per_s: float) -> list[Reason]:
+    """`inconsistent` when the numbers of one trace contradict each other."""
+    reasons = []
+    if summary.p99 is not None and summary.mean > summary.p99:
+        reasons.append(
+            Reason(
+                "inconsistent",
+                f"The mean ({_ms(summary.mean)}) is above the 99th percentile ({_ms(summary.p99)}): "
+                "rare stalls outweigh all other runs.",
+                "Look at the trace in `samples`; " + _QUIET[0].lower() + _QUIET[1:],
+            )
+        )
+    concurrency = runs_per_s * summary.mean / 1e9
+    if abs(concurrency - 1) > CONSISTENT_WITHIN:
+        reasons.append(
+            Reason(
+                "inconsistent",
+                f"Throughput times mean latency is {concurrency:.2f}, and one run at a time gives 1.00: "
+                "the runner's clock does not cover the time that passed.",
+                "Use a slower model or a larger batch, or report the runner's clock as a defect.",
+            )
+        )
+    return reasons
+
+
+def environment_reasons(unread: Sequence[str], load: Load) -> list[Reason]:
+    """`unknown_environment` when the machine, or what else ran on it, cannot be told."""
+    missing = [*unread, *(["/proc/stat"] if load.other_cores is None else [])]
+    if not missing:
+        return []
+    return [
+        Reason(
+            "unknown_environment",
+            f"This could not be read: {', '.join(missing)}.",
+            "Measure where /proc and, for a GPU, NVML can be read.",
+        )
+    ]
+
+
+def throttle_reasons(load: Load, throttled: Sequence[str]) -> list[Reason]:
+    """`throttled` when the GPU or the CPU ran slower than it was asked to."""
+    seen = [f"the GPU's clocks were held back ({', '.join(throttled)})"] if throttled else []
+    if load.thermal_events:
+        seen.append(f"CPU cores slowed down {load.thermal_events} times because they were hot")
+    if load.clock_ratio is not None and load.clock_ratio < CLOCK_DROP:
+        seen.append(f"the CPU's clock fell to {load.clock_ratio:.0%} of what it was at the beginning")
+    if not seen:
+        return []
+    text = "; ".join(seen)
+    return [Reason("throttled", f"{text[0].upper()}{text[1:]}.", "Cool it, lock the clocks, or wait.")]
+
+
+def contention_reasons(load: Load) -> list[Reason]:
+    """`contended` when something else took CPU time that this measurement could have used."""
+    seen = []
+    if load.steal_share is not None and load.steal_share > STOLEN:
+        seen.append(f"the hypervisor took {load.steal_share:.1%} of the CPU time")
+    if load.throttled_share is not None and load.throttled_share > HELD_BACK:
+        seen.append(f"the control group's CPU quota held it back for {load.throttled_share:.1%} of the time")
+    others = load.other_cores or 0.0
+    if others > OTHERS_CORES and load.own_cores + others > CORES_FULL * load.cores:
+        seen.append(f"other processes kept {others:.2f} of {load.cores} CPUs busy, and none was left idle")
+    if load.involuntary_per_s > INVOLUNTARY_PER_S * load.cores:
+        seen.append(f"the kernel took the CPU away {load.involuntary_per_s:.0f} times a second")
+    if not seen:
+        return []
+    text = "; ".join(seen)
+    return [Reason("contended", f"{text[0].upper()}{text[1:]}.", _QUIET)]
+
+
+def stability_reasons(samples: Samples) -> list[Reason]:
+    """`unstable` when one number does not describe the trace: it drifts, or it has two modes."""
+    reasons = []
+    quarters = [float(np.median(part)) for part in np.array_split(samples, 4) if part.size]
+    drift = max(quarters) / min(quarters) - 1 if min(quarters) > 0 else 0.0
+    if drift > DRIFT and samples.size >= 20:
+        medians = ", ".join(_ms(value) for value in quarters)
+        reasons.append(
+            Reason(
+                "unstable",
+                f"The speed changed by {drift:.0%} on the way (medians of the four quarters: {medians}).",
+                "Measure again with a longer profile; if it stays, look for heat or memory growth.",
+            )
+        )
+    modes = two_modes(samples)
+    if modes and modes.separation > MODES_SEPARATION and modes.high > modes.low * (1 + MODES_APART):
+        reasons.append(
+            Reason(
+                "unstable",
+                f"There are two speeds: {1 - modes.share:.0%} of the runs take about {_ms(modes.low)} and "
+                f"{modes.share:.0%} about {_ms(modes.high)}, so their median means little.",
+                "Pin the threads (`taskset`), fix the clocks, and measure again.",
+            )
+        )
+    return reasons
+
+
+def convergence_reasons(measured: Measurement) -> list[Reason]:
+    """`not_converged` when the cap came before the median was known well enough."""
+    interval = measured.summary.ci95
+    if interval is None:
+        text = f"{measured.summary.n} runs fitted into the time, too few for an interval of the median"
+    elif (reach := interval.reach(measured.summary.median)) > measured.target:
+        text = f"The median is known to ±{reach:.1%}, and ±{measured.target:.1%} was wanted"
+    else:
+        return []
+    return [Reason("not_converged", f"{text}.", "Use --profile report or long, or a quieter machine.")]
+
+
+def _ms(ns: float) -> str:
+    return f"{ns / 1e6:.3g} ms"
