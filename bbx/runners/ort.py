@@ -1,0 +1,216 @@
+"""ONNX Runtime, on the CPU or on a CUDA device.
+
+The measured path binds buffers once and runs nothing but the session. On CUDA the session works on a
+stream of this runner, so that an event pair brackets its kernels, and does not wait after each run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bbx import artifact, lazy
+from bbx.errors import ArtifactError, BbxError, ExhaustedError, UnavailableError, UsageError
+from bbx.runners import device as cuda
+from bbx.runners.base import Arrays, Bound, Feeds, Runner, sample_host_clock
+from bbx.types import TensorSpec
+
+Provider = Literal["cpu", "cuda"]
+
+_PROVIDERS: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_ERROR_LEVEL = 3
+_DTYPES = {"float": "float32", "double": "float64"}
+
+
+class OrtRunner(Runner):
+    """An ONNX file in ONNX Runtime.
+
+    Args:
+        path: of the graph; its external data must stand in its own folder.
+        provider: which execution provider must take the graph; falling back to another is an error.
+        threads: intra-op threads; by default one a physical core.
+
+    Raises:
+        ArtifactError: on opening, the file is missing, truncated, invalid, or reaches outside its folder.
+        UnavailableError: on opening, ONNX Runtime or the provider cannot be used here.
+    """
+
+    name = "ort"
+
+    def __init__(self, path: Path, *, provider: Provider = "cpu", threads: int | None = None) -> None:
+        self._path = path
+        self._provider: Provider = provider
+        self._asked_threads = threads
+        self._session: Any = None
+        self._stream: cuda.Stream | None = None
+        self._free_before = 0
+        self.device = provider
+
+    def _open(self) -> None:
+        ort = lazy.require("onnxruntime")
+        artifact.check_external_data(self._path)
+        options = ort.SessionOptions()
+        options.log_severity_level = _ERROR_LEVEL
+        if self._asked_threads is not None:
+            options.intra_op_num_threads = self._asked_threads
+        self.threads = self._asked_threads
+        provider: Any = _PROVIDERS[self._provider]
+        if self._provider == "cuda":
+            provider = (provider, self._prepare_cuda(ort))
+        try:
+            with ort_errors(self._path):
+                self._session = ort.InferenceSession(str(self._path), options, providers=[provider])
+            self._refuse_fallback()
+        except BaseException:
+            self._close()
+            raise
+
+    def _prepare_cuda(self, ort: Any) -> dict[str, str]:
+        wanted = _PROVIDERS["cuda"]
+        if wanted not in ort.get_available_providers():
+            raise UnavailableError(
+                "This ONNX Runtime was built without CUDA.", hint="Type: pip install onnxruntime-gpu"
+            )
+        cuda.require_device()
+        if hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()
+        self._free_before = cuda.free_bytes()
+        self._stream = cuda.Stream()
+        return {"user_compute_stream": str(self._stream.address)}
+
+    def _refuse_fallback(self) -> None:
+        used = self._session.get_providers()
+        if used[0] != _PROVIDERS[self._provider]:
+            raise UnavailableError(
+                f"ONNX Runtime fell back from {_PROVIDERS[self._provider]} to {used[0]}: "
+                "the CUDA or cuDNN libraries it needs did not load."
+            )
+
+    def _close(self) -> None:
+        self._session = None
+        if self._stream is not None:
+            self._stream.free()
+            self._stream = None
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return tuple(_spec(each) for each in self._opened().get_inputs())
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return tuple(_spec(each) for each in self._opened().get_outputs())
+
+    def device_bytes(self) -> int | None:
+        """Fall of the device's free memory since the runner was opened, in bytes."""
+        return None if self._stream is None else max(self._free_before - cuda.free_bytes(), 0)
+
+    def infer(self, feeds: Feeds) -> Arrays:
+        self.check(feeds)
+        session = self._opened()
+        names = [output.name for output in session.get_outputs()]
+        contiguous = {name: np.ascontiguousarray(feed) for name, feed in feeds.items()}
+        with ort_errors(self._path):
+            return dict(zip(names, session.run(names, contiguous), strict=True))
+
+    def bind(self, feeds: Feeds) -> Bound:
+        """See `Runner.bind`; runs once with `infer`, to learn the shapes of the outputs."""
+        ort = lazy.require("onnxruntime")
+        first = self.infer(feeds)
+        session = self._opened()
+        place = partial(_place, ort, self._provider)
+        sources = {name: place(np.asarray(feed)) for name, feed in feeds.items()}
+        results = {name: place(array) for name, array in first.items()}
+        binding = session.io_binding()
+        for name, value in sources.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, value in results.items():
+            binding.bind_ortvalue_output(name, value)
+        step = partial(session.run_with_iobinding, binding, self._run_options(ort))
+        with ort_errors(self._path):
+            step()
+
+        def outputs() -> Arrays:
+            if self._stream is not None:
+                self._stream.synchronize()
+            return {name: np.array(value.numpy()) for name, value in results.items()}
+
+        if self._stream is not None:
+            return Bound(step, partial(self._stream.sample, step), "cuda_event", outputs)
+        return Bound(step, partial(sample_host_clock, step), "perf_counter_ns", outputs)
+
+    def _run_options(self, ort: Any) -> Any:
+        options = ort.RunOptions()
+        options.log_severity_level = _ERROR_LEVEL
+        if self._provider == "cuda":
+            options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        return options
+
+    def _opened(self) -> Any:
+        if self._session is None:
+            raise UsageError(f"{self.name}: the runner is not open.", hint="Use it in a `with` block.")
+        return self._session
+
+
+class OrtCpuRunner(OrtRunner):
+    """`OrtRunner` on the CPU."""
+
+    name = "ort-cpu"
+
+
+class OrtCudaRunner(OrtRunner):
+    """`OrtRunner` on a CUDA device."""
+
+    name = "ort-cuda"
+
+
+def _place(ort: Any, provider: Provider, array: NDArray[Any]) -> Any:
+    """A copy of an array in memory that ONNX Runtime owns, on the provider's device."""
+    value = ort.OrtValue.ortvalue_from_shape_and_type(array.shape, array.dtype.type, provider, 0)
+    value.update_inplace(np.ascontiguousarray(array))
+    return value
+
+
+def _spec(node: Any) -> TensorSpec:
+    kind = str(node.type)
+    if not kind.startswith("tensor("):
+        raise ArtifactError(f"{node.name!r} is a {kind}, and only tensors can be fed or read.")
+    inner = kind.removeprefix("tensor(").removesuffix(")")
+    if inner == "bfloat16":
+        raise ArtifactError(
+            f"{node.name!r} is bfloat16, which ONNX Runtime takes from no NumPy array.",
+            hint="Export with float32 inputs and outputs.",
+        )
+    shape = tuple(size if isinstance(size, int) else None for size in node.shape)
+    return TensorSpec(node.name, _DTYPES.get(inner, inner), shape)
+
+
+@contextlib.contextmanager
+def ort_errors(path: Path) -> Iterator[None]:
+    """Turn what ONNX Runtime raises into errors that bbx names.
+
+    Raises:
+        ArtifactError: the graph is invalid, or uses what this ONNX Runtime does not implement.
+        ExhaustedError: out of host or device memory.
+        BbxError: it failed while it ran.
+    """
+    state = lazy.require("onnxruntime.capi.onnxruntime_pybind11_state")
+    unusable = (state.InvalidGraph, state.InvalidProtobuf, state.NoSuchFile, state.NotImplemented, state.Fail)
+    try:
+        yield
+    except unusable as error:
+        raise ArtifactError(f"ONNX Runtime refuses {path}: {_reason(error)}") from error
+    except (state.InvalidArgument, state.RuntimeException, state.EPFail, RuntimeError) as error:
+        if "failed to allocate memory" in str(error).lower():
+            raise ExhaustedError("ONNX Runtime is out of memory.", hint="Use a smaller batch.") from error
+        raise BbxError(f"ONNX Runtime failed: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    first = str(error).strip().splitlines()[0]
+    return first.removeprefix("[ONNXRuntimeError] : ")
