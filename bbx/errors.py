@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class BbxError(Exception):
@@ -70,9 +70,17 @@ class UsageError(BbxError):
 
 
 class CheckFailed(BbxError):
-    """A parity, precision or accuracy check failed; the artefact is kept under a name that says so."""
+    """A parity, precision or accuracy check failed; the artefact is kept under a name that says so.
+
+    Attributes:
+        document: the JSON document of the command, with the failing verdict; None where there is none.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, *, hint: str = "", document: dict[str, Any] | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.document = document
 
 
 class RegressionFound(BbxError):

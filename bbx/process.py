@@ -20,7 +20,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import IO, Any
 
-from bbx.errors import BbxError, Cancelled, ExhaustedError, error_named
+from bbx.errors import BbxError, Cancelled, CheckFailed, ExhaustedError, error_named
 
 Task = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -77,6 +77,21 @@ def warn(text: str) -> None:
     _listener.get()(Notice(text))
 
 
+@contextlib.contextmanager
+def collecting_warnings() -> Iterator[list[str]]:
+    """Keep the text of every `warn` meanwhile, and pass it on."""
+    outer = _listener.get()
+    texts: list[str] = []
+
+    def keep(event: Event | Notice) -> None:
+        if isinstance(event, Notice):
+            texts.append(event.text)
+        outer(event)
+
+    with listening(keep):
+        yield texts
+
+
 # --- the caller's side ------------------------------------------------------------------------------
 
 _GRACE_S = 5.0
@@ -120,10 +135,17 @@ def run_task(name: str, request: dict[str, Any], *, listener: Listener = silent)
         if outcome is None:
             raise _crash(name, child.returncode, _tail(log))
     if "error" in outcome:
-        error: BbxError = error_named(outcome["error"])(outcome["message"], hint=outcome["hint"])
-        raise error
+        raise _raised(outcome)
     document: dict[str, Any] = outcome["document"]
     return document
+
+
+def _raised(outcome: dict[str, Any]) -> BbxError:
+    """What the task raised, made again on this side."""
+    kind = error_named(outcome["error"])
+    if issubclass(kind, CheckFailed):
+        return kind(outcome["message"], hint=outcome["hint"], document=outcome["document"])
+    return kind(outcome["message"], hint=outcome["hint"])
 
 
 def _converse(

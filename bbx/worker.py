@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import Any
 
-from bbx.errors import BbxError, Cancelled, ExhaustedError
+from bbx.errors import BbxError, Cancelled, CheckFailed, ExhaustedError
 from bbx.process import Event, Notice, Task, listening
 
 _PR_SET_PDEATHSIG = 1
@@ -42,7 +42,9 @@ def _outcome_of(name: str, request: dict[str, Any]) -> dict[str, Any]:
         if not _is_out_of_memory(failure):
             raise
         error = ExhaustedError("Out of memory.", hint="Use a smaller model or batch.")
-    return {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+    return {"error": type(error).__name__, "message": error.message, "hint": error.hint} | (
+        {"document": error.document} if isinstance(error, CheckFailed) else {}
+    )
 
 
 def _main(name: str, event_fd: int) -> None:

@@ -9,10 +9,8 @@ import torch
 from torch import nn
 
 from bbx.errors import ExportError
+from bbx.exporter.verify import EXAMPLE_BATCH
 from bbx.types import TensorSpec
-
-EXAMPLE_BATCH = 2
-"""Rows of the example input of a dynamic batch: `torch.export` would bake a batch of 1 in."""
 
 
 def require_eval(module: nn.Module, when: str) -> None:

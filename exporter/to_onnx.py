@@ -20,6 +20,7 @@ from torch import nn
 
 from bbx.errors import ExhaustedError, ExportError, UsageError
 from bbx.exporter.module_state import example_inputs, exporting, image_axes, torch_reason
+from bbx.exporter.onnx_io import PROTOBUF_LIMIT, graph_specs
 from bbx.types import TensorSpec
 
 OnnxExporter = Literal["auto", "dynamo", "torchscript"]
@@ -29,9 +30,6 @@ MIN_OPSET, MAX_OPSET = 18, 23
 
 TRACING_OPSET = 20
 """The newest opset that the tracing exporter writes."""
-
-PROTOBUF_LIMIT = 2 * 1024**3 - 64 * 1024**2
-"""Bytes of weights above which a graph keeps them in a file of its own (protobuf ends at 2 GiB)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,37 +241,3 @@ def _describe(out: Path, exporter: str, notes: tuple[str, ...]) -> OnnxExport:
     model = onnx.load(str(out), load_external_data=False)
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     return OnnxExport(exporter, opset, *graph_specs(model), notes)
-
-
-def graph_specs(model: onnx.ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Inputs (initialisers left out) and outputs of a graph."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = tuple(_spec(value) for value in model.graph.input if value.name not in weights)
-    return inputs, tuple(_spec(value) for value in model.graph.output)
-
-
-def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
-    tensor = value.type.tensor_type
-    if not value.type.HasField("tensor_type") or not tensor.elem_type:
-        raise ExportError(f"{value.name!r} is no tensor: bbx takes graphs of tensors only.")
-    dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
-    named = {
-        "float": "float32",
-        "double": "float64",
-        "float8e4m3fn": "float8_e4m3fn",
-        "float8e5m2": "float8_e5m2",
-    }
-    shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
-    return TensorSpec(value.name, named.get(dtype, dtype), shape)
-
-
-def check_onnx(path: Path) -> None:
-    """The ONNX checker and strict shape inference on the file.
-
-    Raises:
-        ExportError: what they object to.
-    """
-    try:
-        onnx.checker.check_model(str(path), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"The ONNX checker refuses {path.name}: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,53 @@
+"""ONNX files: writing them past protobuf's limit, checking them, and what goes in and out of a graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from bbx.errors import ExportError
+from bbx.types import TensorSpec
+
+PROTOBUF_LIMIT = 2 * 1024**3 - 64 * 1024**2
+"""Bytes of weights above which a graph keeps them in a file of its own (protobuf ends at 2 GiB)."""
+
+
+def save_onnx(model: onnx.ModelProto, path: Path) -> None:
+    """Write a graph; with weights over protobuf's limit, those go to `path`'s name plus `.data`."""
+    large = model.ByteSize() > PROTOBUF_LIMIT
+    onnx.save(model, str(path), save_as_external_data=large, location=f"{path.name}.data" if large else None)
+
+
+def graph_specs(model: onnx.ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs (initialisers left out) and outputs of a graph."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = tuple(_spec(value) for value in model.graph.input if value.name not in weights)
+    return inputs, tuple(_spec(value) for value in model.graph.output)
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or not tensor.elem_type:
+        raise ExportError(f"{value.name!r} is no tensor: bbx takes graphs of tensors only.")
+    dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    named = {
+        "float": "float32",
+        "double": "float64",
+        "float8e4m3fn": "float8_e4m3fn",
+        "float8e5m2": "float8_e5m2",
+    }
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+    return TensorSpec(value.name, named.get(dtype, dtype), shape)
+
+
+def check_onnx(path: Path) -> None:
+    """The ONNX checker and strict shape inference on the file.
+
+    Raises:
+        ExportError: what they object to.
+    """
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"The ONNX checker refuses {path.name}: {str(error).splitlines()[0]}") from error
