@@ -1,0 +1,143 @@
+"""From a name to a bare module with its native head and random or timm's own pretrained weights."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from bbx import lazy
+from bbx.errors import ModelError
+from bbx.models.spec import ModelSpec, Prefixed, Preset
+from bbx.types import Preprocess
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw random numbers from this seed meanwhile, and leave the caller's generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def sized(preprocess: Preprocess, spec: ModelSpec) -> Preprocess:
+    """Preprocessing at the spec's image size, with the model's own proportion of crop to resize."""
+    if spec.image_size is None:
+        return preprocess
+    return dataclasses.replace(preprocess, height=spec.image_size, width=spec.image_size)
+
+
+def construct(
+    target: Preset | Prefixed, spec: ModelSpec, checkpoint: Path | None = None
+) -> tuple[nn.Module, Preprocess]:
+    """Build a model of torchvision or timm, with its native head.
+
+    Args:
+        checkpoint: pretrained weights for timm to load, which adapts them to the image size; a
+            safetensors file.
+
+    Raises:
+        ModelError: no such model, or not at this image size.
+        UnavailableError: its library is not installed.
+    """
+    if isinstance(target, Preset):
+        _check_size(target, spec)
+    make = _by_timm if target.library == "timm" else _by_torchvision
+    module, preprocess = make(target, spec, checkpoint)
+    if isinstance(target, Preset):
+        preprocess = sized(target.preprocess, spec)
+    return module, preprocess
+
+
+def _check_size(preset: Preset, spec: ModelSpec) -> None:
+    size = spec.image_size or preset.preprocess.height
+    if size < preset.min_size:
+        raise ModelError(
+            f"{preset.name} needs images of at least {preset.min_size} pixels a side, and {size} was asked.",
+            hint=f"Type: --image-size {preset.min_size}, or more.",
+        )
+    if size % preset.size_multiple:
+        multiple = preset.size_multiple
+        below, above = size // multiple * multiple, -(-size // multiple) * multiple
+        raise ModelError(
+            f"{preset.name} needs an image size that is a multiple of {multiple}, and {size} was asked.",
+            hint=f"Type: --image-size {below}, or {above}.",
+        )
+
+
+def _by_torchvision(
+    target: Preset | Prefixed, spec: ModelSpec, _checkpoint: Path | None
+) -> tuple[nn.Module, Preprocess]:
+    models = lazy.require("torchvision").models
+    try:
+        how = models.get_model_weights(target.architecture).DEFAULT.transforms()
+    except (ValueError, AttributeError) as error:
+        raise ModelError(f"torchvision has no image classification model {target.architecture!r}.") from error
+    side = how.crop_size[0]
+    preprocess = sized(
+        Preprocess(
+            side,
+            side,
+            crop_pct=min(1.0, side / how.resize_size[0]),
+            interpolation=_interpolation(how.interpolation.value),
+            mean=tuple(how.mean),
+            std=tuple(how.std),
+        ),
+        spec,
+    )
+    options: dict[str, Any] = dict(target.options) if isinstance(target, Preset) else {}
+    if target.architecture.startswith("vit_"):
+        options["image_size"] = preprocess.height
+    with _as_model_errors(spec):
+        return models.get_model(target.architecture, weights=None, **options), preprocess
+
+
+def _by_timm(
+    target: Preset | Prefixed, spec: ModelSpec, checkpoint: Path | None
+) -> tuple[nn.Module, Preprocess]:
+    timm = lazy.require("timm")
+    config = timm.get_pretrained_cfg(target.architecture)
+    options: dict[str, Any] = {}
+    if config is not None and config.fixed_input_size and spec.image_size is not None:
+        options["img_size"] = spec.image_size
+    if checkpoint is not None:
+        # `file` comes before any address, and with `custom_load` the format would be another.
+        options["pretrained_cfg_overlay"] = {"file": str(checkpoint), "custom_load": False}
+    with _as_model_errors(spec):
+        module = timm.create_model(target.architecture, pretrained=checkpoint is not None, **options)
+    return module, sized(_timm_preprocess(module, spec), spec)
+
+
+def _timm_preprocess(module: nn.Module, spec: ModelSpec) -> Preprocess:
+    config: dict[str, Any] = getattr(module, "pretrained_cfg", {})
+    channels, height, width = config.get("input_size", (3, 224, 224))
+    if channels != 3:
+        raise ModelError(f"{spec.name} takes {channels} channels; bbx feeds images of three.")
+    return Preprocess(
+        height,
+        width,
+        crop_pct=config.get("crop_pct", 0.875),
+        interpolation=_interpolation(config.get("interpolation", "bicubic")),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )
+
+
+def _interpolation(name: str) -> Literal["bilinear", "bicubic"]:
+    return "bicubic" if name == "bicubic" else "bilinear"
+
+
+@contextlib.contextmanager
+def _as_model_errors(spec: ModelSpec) -> Iterator[None]:
+    """What a library's constructor raises for options that a model cannot have."""
+    try:
+        yield
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        size = f" at image size {spec.image_size}" if spec.image_size else ""
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{spec.name} cannot be built{size}: {reason}") from error

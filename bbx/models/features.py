@@ -1,0 +1,65 @@
+"""Backbones as pyramids of feature maps, for heads that look at more than one scale."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from bbx.errors import ModelError
+from bbx.models.build import build
+from bbx.models.registry import resolve
+from bbx.models.spec import FeatureMap, ModelSpec, Preset
+
+
+class FeatureMaps(nn.Module):
+    """A backbone that gives its feature maps as float32 [batch, channels, height, width].
+
+    Attributes:
+        features: what `forward` returns, by node, finest first.
+    """
+
+    def __init__(self, backbone: nn.Module, features: tuple[FeatureMap, ...], layout: str = "NCHW") -> None:
+        super().__init__()
+        self.features = features
+        self.layout = layout
+        self.body = create_feature_extractor(backbone, [feature.node for feature in features])
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """float32 [batch, 3, height, width] to a map for each node."""
+        maps: dict[str, torch.Tensor] = self.body(images)
+        if self.layout == "NCHW":
+            return maps
+        if self.layout == "NHWC":
+            return {node: given.permute(0, 3, 1, 2) for node, given in maps.items()}
+        return {
+            feature.node: self._from_tokens(maps[feature.node], images, feature.stride)
+            for feature in self.features
+        }
+
+    @staticmethod
+    def _from_tokens(tokens: torch.Tensor, images: torch.Tensor, stride: int) -> torch.Tensor:
+        patches = tokens[:, 1:].transpose(1, 2)  # without the class token
+        return patches.reshape(*patches.shape[:2], images.shape[2] // stride, images.shape[3] // stride)
+
+
+def feature_maps(spec: ModelSpec) -> FeatureMaps:
+    """The backbone of a spec as a pyramid, with the spec's weights, in eval mode.
+
+    Presets say what they have in the zoo; a timm model outside it says so itself (`feature_info`).
+
+    Raises:
+        ModelError: the model advertises no feature maps, or as `bbx.models.build.build`.
+        WeightsError: as there.
+    """
+    target = resolve(spec.name)
+    module = build(spec).module
+    if isinstance(target, Preset):
+        return FeatureMaps(module, target.features, target.map_layout).eval()
+    levels = getattr(module, "feature_info", None)
+    if target.library != "timm" or not levels:
+        raise ModelError(
+            f"{spec.name} advertises no feature maps.", hint="Presets do: `bbx models` lists them."
+        )
+    features = tuple(FeatureMap(level["module"], level["num_chs"], level["reduction"]) for level in levels)
+    return FeatureMaps(module, features).eval()
