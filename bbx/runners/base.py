@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +73,7 @@ class Runner(ABC):
             has no such thing.
     """
 
-    name: ClassVar[str]
+    name: str
     device: str = "cpu"
     threads: int | None = None
 

@@ -41,8 +41,6 @@ class OrtRunner(Runner):
         UnavailableError: on opening, ONNX Runtime or the provider cannot be used here.
     """
 
-    name = "ort"
-
     def __init__(self, path: Path, *, provider: Provider = "cpu", threads: int | None = None) -> None:
         self._path = path
         self._provider: Provider = provider
@@ -50,6 +48,7 @@ class OrtRunner(Runner):
         self._session: Any = None
         self._stream: cuda.Stream | None = None
         self._free_before = 0
+        self.name = f"ort-{provider}"
         self.device = provider
 
     def _open(self) -> None:
@@ -155,18 +154,6 @@ class OrtRunner(Runner):
         if self._session is None:
             raise UsageError(f"{self.name}: the runner is not open.", hint="Use it in a `with` block.")
         return self._session
-
-
-class OrtCpuRunner(OrtRunner):
-    """`OrtRunner` on the CPU."""
-
-    name = "ort-cpu"
-
-
-class OrtCudaRunner(OrtRunner):
-    """`OrtRunner` on a CUDA device."""
-
-    name = "ort-cuda"
 
 
 def _place(ort: Any, provider: Provider, array: NDArray[Any]) -> Any:

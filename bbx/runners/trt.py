@@ -54,7 +54,6 @@ class TrtRunner(Runner):
         UsageError: on opening, the engine has no such profile, or the process uses the other flavour.
     """
 
-    name = "trt"
     device = "cuda"
 
     def __init__(
@@ -66,6 +65,7 @@ class TrtRunner(Runner):
         cuda_graph: bool = False,
         profile: int = 0,
     ) -> None:
+        self.name = flavor
         self._path = path
         self._flavor: Flavor = flavor
         self._trust = trust
@@ -252,18 +252,6 @@ class TrtRunner(Runner):
         return self._context
 
 
-class TensorRtRunner(TrtRunner):
-    """`TrtRunner` for engines of TensorRT."""
-
-    name = "tensorrt"
-
-
-class RtxRunner(TrtRunner):
-    """`TrtRunner` for engines of TensorRT for RTX."""
-
-    name = "rtx"
-
-
 @dataclass(frozen=True, eq=False)
 class _Binding:
     """Device buffers for one set of shapes.
@@ -290,7 +278,8 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     if name in ("bfloat16", "float8_e4m3fn"):
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else ml_dtypes.float8_e4m3fn)
+        extra: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return extra
     return np.dtype(name)
 
 
