@@ -21,7 +21,17 @@ from bbx.benchmarks.gpu import gpu_facts
 
 LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "numpy")
 
-_FLAGS_X86 = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16")
+_FLAGS_X86 = (
+    "avx",
+    "avx2",
+    "fma",
+    "f16c",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+)
 _FLAGS_AMX = ("amx_tile", "amx_int8", "amx_bf16")
 _FLAGS_ARM = ("asimd", "asimddp", "bf16", "i8mm", "sve")
 _THREAD_VARIABLES = (
@@ -67,7 +77,15 @@ def fingerprint(facts: dict[str, Any]) -> str:
             "gpu": {name: gpu.get(name) for name in ("name", "driver", "memory_bytes", "power_limit_w")},
             **{
                 name: facts[name]
-                for name in ("memory_bytes", "kernel", "system", "machine", "python", "libraries", "variables")
+                for name in (
+                    "memory_bytes",
+                    "kernel",
+                    "system",
+                    "machine",
+                    "python",
+                    "libraries",
+                    "variables",
+                )
             },
         }
     )

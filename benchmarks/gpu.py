@@ -25,36 +25,22 @@ clocks (0x02), sync boost (0x10) and display clocks (0x100) do not."""
 
 @dataclass(slots=True)
 class GpuWatch:
-    """What was seen of the GPU during a measurement.
+    """What was seen of the GPU's clocks during a measurement.
 
     Attributes:
-        peak_bytes: largest growth of the memory in use since the watch began; None without NVML.
-        throttled: why the clocks were held back, in words, in the order seen.
-        lowest_mhz: lowest clock of the multiprocessors seen.
+        throttled: why they were held back, in words, in the order seen.
+        lowest_mhz: lowest clock of the multiprocessors seen; None without NVML.
     """
 
-    peak_bytes: int | None = None
     throttled: list[str] = field(default_factory=list)
     lowest_mhz: int | None = None
     _nvml: Any = None
     _handle: Any = None
-    _bytes_before: int = 0
 
-    def look(self, *, clocks: bool = True) -> None:
-        """Read the GPU now; called between chunks of samples, never inside the clock.
-
-        Args:
-            clocks: whether the clocks count too; not before the measurement itself has begun.
-        """
+    def look(self) -> None:
+        """Read the GPU now; called between chunks of samples, never inside the clock."""
         if self._nvml is None:
             return
-        with contextlib.suppress(self._nvml.NVMLError):
-            used = self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used - self._bytes_before
-            self.peak_bytes = max(self.peak_bytes or 0, used)
-        if clocks:
-            self._look_at_clocks()
-
-    def _look_at_clocks(self) -> None:
         with contextlib.suppress(self._nvml.NVMLError):
             reasons = self._nvml.nvmlDeviceGetCurrentClocksEventReasons(self._handle)
             self.throttled += [text for text in throttle_reasons(reasons) if text not in self.throttled]
@@ -76,10 +62,7 @@ def watch_gpu() -> Iterator[GpuWatch]:
             yield GpuWatch()
             return
         nvml, handle = found
-        watch = GpuWatch(_nvml=nvml, _handle=handle)
-        with contextlib.suppress(nvml.NVMLError):
-            watch._bytes_before = nvml.nvmlDeviceGetMemoryInfo(handle).used
-        yield watch
+        yield GpuWatch(_nvml=nvml, _handle=handle)
 
 
 @contextlib.contextmanager
@@ -133,9 +116,7 @@ def gpu_facts() -> dict[str, Any] | None:
             "sm_clock_mhz": read(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
             "max_sm_clock_mhz": read(lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)),
             "power_limit_w": read(lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000),
-            "temperature_c": read(
-                lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)
-            ),
+            "temperature_c": read(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
             "throttled": throttle_reasons(
                 read(lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)) or 0
             ),

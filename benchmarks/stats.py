@@ -5,6 +5,7 @@ Nothing here drops, trims or smooths a sample.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -86,12 +87,12 @@ def block_length(samples: Samples) -> int:
     median depends on that series and not on how far outliers lie. At least n^(1/3), the rate that is
     right for a short memory (Künsch, Annals of Statistics 17, 1989).
     """
-    n = samples.size
-    least = max(round(n ** (1 / 3)), -(-n // _MOST_BLOCKS))
+    n = len(samples)
+    least = max(round(math.pow(n, 1 / 3)), -(-n // _MOST_BLOCKS))
     above = (samples > np.median(samples)).astype(np.float64)
     above -= above.mean()
     spectrum = np.fft.rfft(above, 1 << (2 * n - 1).bit_length())
-    most_lags = min(n - 1, int(np.ceil(np.sqrt(n))) + 5)
+    most_lags = min(n - 1, math.ceil(math.sqrt(n)) + 5)
     covariance = np.fft.irfft(np.abs(spectrum) ** 2)[: most_lags + 1] / n
     if covariance[0] <= 0:
         return least
@@ -99,18 +100,19 @@ def block_length(samples: Samples) -> int:
     window = 2 * cut
     lags = np.arange(1, min(window, most_lags) + 1)
     taper = np.clip(2 * (1 - lags / window), 0, 1) * covariance[lags]
-    long_run = covariance[0] + 2 * taper.sum()
+    long_run = float(covariance[0] + 2 * taper.sum())
     if long_run <= 0:
         return least
-    bias = 2 * (lags * taper).sum()
-    best = (2 * bias**2 / (4 / 3 * long_run**2)) ** (1 / 3) * n ** (1 / 3)
-    return int(max(least, min(np.ceil(best), np.ceil(3 * np.sqrt(n)), n // 3)))
+    bias = 2 * float((lags * taper).sum())
+    best = math.pow(2 * bias**2 / (4 / 3 * long_run**2) * n, 1 / 3)
+    most = min(math.ceil(3 * math.sqrt(n)), n // 3)
+    return max(least, min(math.ceil(best), most))
 
 
 def _last_lag_that_matters(correlation: NDArray[np.float64], n: int) -> int:
     """The lag after which the next few autocorrelations are all noise (at least 1)."""
-    run = max(5, int(np.ceil(np.sqrt(np.log10(n)))))
-    loud = np.abs(correlation[1:]) >= 2 * np.sqrt(np.log10(n) / n)
+    run = max(5, math.ceil(math.sqrt(math.log10(n))))
+    loud = np.abs(correlation[1:]) >= 2 * math.sqrt(math.log10(n) / n)
     for lag in range(loud.size):
         if not loud[lag : lag + run].any():
             return max(1, lag)
@@ -138,7 +140,7 @@ def median_interval(
     Returns:
         None for fewer than `SMALLEST_FOR_INTERVAL` samples.
     """
-    n = samples.size
+    n = len(samples)
     if n < SMALLEST_FOR_INTERVAL:
         return None
     length = length or block_length(samples)

@@ -1,0 +1,118 @@
+"""The artefact that a row runs, and the one that its answers are compared with.
+
+Made or reused through `bbx.pipeline` before the row's child process starts, so that no build disturbs a
+measurement and none happens twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, cast
+
+from bbx.artifact import Manifest, read_manifest, sha256_of
+from bbx.benchmarks.plan import Row, Subject
+from bbx.pipeline import EngineStep, ExportStep, Step, TypedStep, ensure
+from bbx.process import Listener, silent
+from bbx.runners.registry import RUNTIMES
+from bbx.types import Flavor, Precision
+
+COMMAND = "bbx bench"
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """A file on disk with its hash."""
+
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a row needs before it can start.
+
+    Attributes:
+        artefact: what the runtime opens; None where it takes the module itself.
+        reference: FP32 ONNX graph whose answers on ONNX Runtime (CPU) are the reference; None where the
+            reference is torch, or there is none.
+    """
+
+    artefact: Artefact | None
+    reference: Artefact | None
+
+
+@dataclass(slots=True)
+class Workshop:
+    """Makes or reuses artefacts in one folder, each once in a benchmark.
+
+    Attributes:
+        out: where the artefacts stand; one that `bbx export` made there is reused.
+        listener: hears the progress of builds.
+    """
+
+    out: Path
+    listener: Listener = silent
+    _made: dict[tuple[object, ...], Artefact] = field(default_factory=dict)
+
+    def ready(self, subject: Subject, row: Row) -> Ready:
+        """Make or reuse what a row needs.
+
+        Raises:
+            BbxError: it cannot be made, or is not right.
+        """
+        wants = RUNTIMES[row.runtime].format
+        if wants is None:
+            return Ready(None, None)
+        if subject.format == wants and (subject.is_fixed or row.precision == "fp32"):
+            return Ready(self._file(subject), self._reference(subject, row))
+        if wants in ("torchscript", "pt2"):
+            return Ready(self._exported(subject, wants), None)
+        graph = self._graph(subject, row.precision)
+        if wants == "onnx":
+            return Ready(graph, self._reference(subject, row))
+        return Ready(self._engine(row, graph), self._reference(subject, row))
+
+    def _reference(self, subject: Subject, row: Row) -> Artefact | None:
+        plain = row.runtime == "ort-cpu" and row.precision == "fp32"
+        if plain or subject.is_fixed:
+            return None
+        return self._graph(subject, "fp32")
+
+    def _file(self, subject: Subject) -> Artefact:
+        assert subject.file is not None  # its format is the file's
+        return Artefact(subject.file, sha256_of(subject.file))
+
+    def _exported(self, subject: Subject, format: Literal["onnx", "torchscript", "pt2"]) -> Artefact:
+        assert subject.spec is not None  # a file has no other format
+        return self._once(ExportStep(f"{COMMAND} {subject.name}", subject.spec, format), self.out)
+
+    def _graph(self, subject: Subject, precision: Precision) -> Artefact:
+        plain = self._exported(subject, "onnx") if subject.file is None else self._file(subject)
+        if precision == "fp32" or subject.is_fixed:
+            return plain
+        half = cast(Literal["fp16", "bf16"], precision)
+        return self._once(TypedStep(f"{COMMAND} {subject.name}", plain.path, half), self.out)
+
+    def _engine(self, row: Row, graph: Artefact) -> Artefact:
+        """An engine whose one profile is the row's batch, which is what the builder tunes for."""
+        flavor: Flavor = "rtx" if row.runtime == "rtx" else "tensorrt"
+        batch = str(row.batch)
+        step = EngineStep(
+            f"{COMMAND} {row.subject}", graph.path, row.precision, flavor, profiles=(",".join([batch] * 3),)
+        )
+        name = f"{graph.path.stem}.{flavor}.b{row.batch}.engine"
+        return self._once(step, self.out / name)
+
+    def _once(self, step: Step, out: Path) -> Artefact:
+        key = (step, out)
+        if key not in self._made:
+            made = ensure(step, out, listener=self.listener)
+            self._made[key] = Artefact(made.path, made.manifest.sha256)
+        return self._made[key]
+
+
+def manifest_of(path: Path) -> Manifest | None:
+    """The manifest beside an artefact, when it is that file's."""
+    manifest = read_manifest(path)
+    return manifest if manifest is not None and manifest.sha256 == sha256_of(path) else None

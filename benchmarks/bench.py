@@ -1,0 +1,138 @@
+"""`bbx bench`: from names to a report on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bbx.benchmarks import report
+from bbx.benchmarks.artefacts import Workshop
+from bbx.benchmarks.environment import describe
+from bbx.benchmarks.journal import Document
+from bbx.benchmarks.measure import profile_named
+from bbx.benchmarks.plan import Plan, Subject, choose_runtimes, plan, subject_named
+from bbx.benchmarks.suite import OnRow, Setting, Suite, in_child, nobody
+from bbx.errors import Cancelled, UsageError
+from bbx.models.registry import presets
+from bbx.process import Event, Listener, Notice, silent
+from bbx.runners.registry import availability
+from bbx.types import Precision
+
+
+def bench(
+    subjects: Sequence[str] = (),
+    *,
+    everything: bool = False,
+    runtimes: Sequence[str] | None = None,
+    precisions: Sequence[Precision] = (),
+    batches: Sequence[int] = (1,),
+    profile: str = "quick",
+    out: Path = Path("artifacts"),
+    resume: bool = False,
+    threads: int | None = None,
+    spec_options: dict[str, Any] | None = None,
+    listener: Listener = silent,
+    on_row: OnRow = nobody,
+) -> Document:
+    """Measure models or artefacts on the runtimes of this machine, and write the report.
+
+    `out` gets `rows.jsonl` and `samples/` while it runs (see `journal`), then `report.json` and `report.md`,
+    and the artefacts that had to be made.
+
+    Args:
+        subjects: presets, `torchvision:NAME`, `timm:NAME`, `package.module:factory`, or artefact files.
+        everything: all presets, besides `subjects`.
+        runtimes: None for all that this machine can run, with the exceptions that the document lists.
+        precisions: empty for those that the device computes in itself.
+        profile: `quick`, `report` or `long`; see `measure.PROFILES`.
+        resume: do not measure again what is on disk and whose inputs have not changed.
+        threads: intra-op threads; None for each runtime's own choice.
+        spec_options: options of every model; see `bbx.models.spec.ModelSpec`.
+        on_row: told of each row as it ends.
+
+    Returns:
+        The report, as in `report.json`.
+
+    Raises:
+        ModelError, UsageError, ArtifactError: a name or an option is wrong; nothing was measured.
+        UnavailableError: a runtime that was asked for cannot run here.
+        Cancelled: the user stopped it; the report holds the rows that were finished.
+    """
+    profile_named(profile)
+    listener = _once_each(listener)
+    environment = describe()
+    chosen = _subjects(subjects, everything, spec_options or {})
+    todo = _planned(
+        list(chosen.values()),
+        runtimes=runtimes,
+        precisions=precisions,
+        batches=batches,
+        gpu=environment["gpu"] is not None,
+        profile=profile,
+    )
+    setting = Setting(out, profile, threads, resume, environment["fingerprint"])
+    suite = Suite(chosen, setting, Workshop(out, listener).ready, in_child(listener))
+    results: list[Document] = []
+
+    def written() -> Document:
+        finished = report.document(
+            results,
+            environment=environment,
+            left_out=[each.to_json() for each in todo.left_out],
+            profile=profile,
+            planned=len(todo.rows),
+        )
+        report.write(finished, out)
+        return finished
+
+    try:
+        results.extend(suite.run(todo, on_row))
+    except (Cancelled, KeyboardInterrupt):
+        written()
+        raise
+    return written()
+
+
+def _subjects(names: Sequence[str], everything: bool, spec_options: dict[str, Any]) -> dict[str, Subject]:
+    """What to measure, by name, in the order it was asked for."""
+    asked = [*names, *((preset.name for preset in presets()) if everything else ())]
+    if not asked:
+        raise UsageError(
+            "Nothing to measure was named.", hint="Type `bbx bench resnet50` or `bbx bench --all`."
+        )
+    return {name: subject_named(name, spec_options) for name in dict.fromkeys(asked)}
+
+
+def _planned(
+    subjects: Sequence[Subject],
+    *,
+    runtimes: Sequence[str] | None,
+    precisions: Sequence[Precision],
+    batches: Sequence[int],
+    gpu: bool,
+    profile: str,
+) -> Plan:
+    for batch in batches:
+        if batch < 1:
+            raise UsageError(f"--batch must be at least 1, and is {batch}.")
+    chosen, left_out = choose_runtimes(runtimes, availability(), gpu=gpu, quick=profile == "quick")
+    rows = plan(subjects, chosen, precisions=precisions, batches=batches, gpu=gpu)
+    if not rows.rows:
+        why = " ".join(each.reason for each in (*left_out, *rows.left_out))
+        raise UsageError(f"No row can be measured. {why}", hint="`bbx doctor` lists the runtimes.")
+    return Plan(rows.rows, (*left_out, *rows.left_out))
+
+
+def _once_each(listener: Listener) -> Listener:
+    """Pass every event on, but a warning only the first time: each row builds the model again."""
+    heard: set[str] = set()
+
+    def hear(event: Event | Notice) -> None:
+        if isinstance(event, Notice):
+            if event.text in heard:
+                return
+            heard.add(event.text)
+        listener(event)
+
+    return hear

@@ -1,0 +1,63 @@
+"""Whether what was measured computes what it should.
+
+The answer that is compared first is the one of the measured path itself (`Bound.outputs`): a fast path
+that computes something else is the oldest mistake in benchmarking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from bbx.artifact import Manifest
+from bbx.exporter.verify import TOLERANCES, Case, Infer, compare, reference_outputs
+from bbx.runners.base import Bound, Runner
+from bbx.types import Precision
+
+_GRAVITY = {"pass": 0, "inconclusive": 1, "fail": 2}
+
+
+def against_reference(
+    reference: Runner, runner: Runner, bound: Bound, cases: Sequence[Case], precision: Precision
+) -> dict[str, Any]:
+    """Compare the measured path, then the runner, with an open reference runner.
+
+    Args:
+        cases: the first is the one that `bound` was bound to.
+
+    Returns:
+        As `bbx.exporter.verify.Parity.to_json`.
+    """
+    wanted = reference_outputs(cases, reference.infer)
+    return compare(
+        cases, wanted, _measured_first(runner, bound, cases), TOLERANCES[precision], against=reference.name
+    ).to_json()
+
+
+def measured_path(runner: Runner, bound: Bound, case: Case, precision: Precision) -> dict[str, Any]:
+    """Compare the measured path with one plain inference of the same runner."""
+    wanted = reference_outputs([case], runner.infer)
+    tolerance = TOLERANCES.get(precision, TOLERANCES["fp32"])
+    return compare(
+        [case], wanted, lambda _: bound.outputs(), tolerance, against=f"{runner.name}, not measured"
+    ).to_json()
+
+
+def _measured_first(runner: Runner, bound: Bound, cases: Sequence[Case]) -> Infer:
+    measured = cases[0].feeds
+
+    def infer(feeds: Mapping[str, Any]) -> Mapping[str, Any]:
+        return bound.outputs() if feeds is measured else runner.infer(feeds)
+
+    return infer
+
+
+def recorded(manifest: Manifest | None) -> dict[str, Any] | None:
+    """What was found when the artefact was made; None where its manifest says nothing of parity."""
+    return None if manifest is None else manifest.document.get("parity")
+
+
+def worst(found: Iterable[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """The gravest finding, the first of those that are equally grave; None when there is none."""
+    known = [each for each in found if each is not None]
+    return max(known, key=lambda each: _GRAVITY[each["verdict"]], default=None)

@@ -1,0 +1,243 @@
+"""Which rows to measure: subjects × runtimes × precisions × batches, as pure functions.
+
+What is left out is data too: what, why, and how to ask for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from bbx.artifact import SUFFIXES, read_manifest
+from bbx.errors import ArtifactError, UnavailableError, UsageError, did_you_mean
+from bbx.models.registry import resolve
+from bbx.models.spec import ModelSpec
+from bbx.runners.registry import RUNTIMES, Availability
+from bbx.types import Format, Precision
+
+Scenario = Literal["single"]
+"""`single`: one inference at a time, the next when the last is complete."""
+
+RUNNABLE: dict[str, tuple[Precision, ...]] = {
+    "eager": ("fp32", "fp16", "bf16"),
+    "compile": ("fp32", "fp16", "bf16"),
+    "torchscript": ("fp32",),
+    "pt2": ("fp32",),
+    "ort-cpu": ("fp32", "fp16"),
+    "ort-cuda": ("fp32", "fp16", "bf16"),
+    "tensorrt": ("fp32", "fp16", "bf16"),
+    "rtx": ("fp32", "fp16", "bf16"),
+    "fake": ("fp32",),
+}
+"""Precisions that bbx can give each runtime. ONNX Runtime has no BF16 convolution on a CPU."""
+
+NATIVE: dict[str, tuple[Precision, ...]] = {"cpu": ("fp32",), "cuda": ("fp32", "fp16", "bf16")}
+"""Precisions that a device computes in itself, measured when none is named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is measured: a model to be built, or an artefact file.
+
+    Attributes:
+        name: as it was asked for; it identifies the subject in a report.
+        spec: the model; None for a file.
+        file: the artefact; None for a model.
+        precision: of the file, by its manifest (`fp32` without one).
+    """
+
+    name: str
+    spec: ModelSpec | None = None
+    file: Path | None = None
+    precision: Precision = "fp32"
+
+    @property
+    def format(self) -> Format | None:
+        """Format of the file; None for a model."""
+        return None if self.file is None else format_of(self.file)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it is what it is: a file that no graph of another precision can be made from."""
+        return self.file is not None and (self.format != "onnx" or self.precision != "fp32")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the report, before it is measured."""
+
+    subject: str
+    runtime: str
+    precision: Precision
+    batch: int
+    scenario: Scenario = "single"
+
+    @property
+    def key(self) -> str:
+        """Identity of the row within a report."""
+        return f"{self.subject}/{self.runtime}/{self.precision}/b{self.batch}/{self.scenario}"
+
+    @property
+    def stem(self) -> str:
+        """The key as a file name: readable, and unique by a few characters of its hash."""
+        safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in self.key)
+        return f"{safe[-100:]}.{hashlib.sha256(self.key.encode()).hexdigest()[:8]}"
+
+    def command(self, *, profile: str, threads: int | None, spec: ModelSpec | None) -> str:
+        """The command line that measures this row again."""
+        words = ["bbx", "bench", self.subject, "--runtime", self.runtime, "--precision", self.precision]
+        words += ["--batch", str(self.batch), "--profile", profile]
+        words += ["--threads", str(threads)] if threads is not None else []
+        return shlex.join(words + (_spec_options(spec) if spec else []))
+
+
+def _spec_options(spec: ModelSpec) -> list[str]:
+    defaults = asdict(ModelSpec(spec.name))
+    words: list[str] = []
+    for option, value in asdict(spec).items():
+        if value != defaults[option]:
+            words += ["--" + option.replace("_", "-"), str(value)]
+    return words
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Something that was not measured.
+
+    Attributes:
+        include: what to type or do to have it measured.
+    """
+
+    what: str
+    reason: str
+    include: str
+
+    def to_json(self) -> dict[str, str]:
+        """As the report shows it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Rows in the order they are measured, and what was left out."""
+
+    rows: tuple[Row, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def format_of(path: Path) -> Format | None:
+    """The artefact format that a file's suffix stands for; None for any other suffix."""
+    return next((format for format, suffix in SUFFIXES.items() if path.suffix == suffix), None)
+
+
+def subject_named(name: str, spec_options: Mapping[str, Any]) -> Subject:
+    """What a word on the command line stands for.
+
+    Args:
+        spec_options: options of `ModelSpec` other than its name; they do not apply to a file.
+
+    Raises:
+        ModelError: there is no such model, or an option does not fit it.
+        ArtifactError: it is a file name with an artefact's suffix, and there is no such file.
+    """
+    path = Path(name)
+    if format_of(path) is None:
+        resolve(name)
+        return Subject(name, spec=ModelSpec(name, **spec_options))
+    if not path.is_file():
+        raise ArtifactError(f"There is no file {path}.", hint="`bbx models` lists what can be built.")
+    manifest = read_manifest(path)
+    return Subject(name, file=path.absolute(), precision=manifest.precision if manifest else "fp32")
+
+
+def choose_runtimes(
+    asked: Sequence[str] | None, availability: Mapping[str, Availability], *, gpu: bool, quick: bool
+) -> tuple[list[str], list[LeftOut]]:
+    """The runtimes to measure on this machine.
+
+    With none asked for: all that this machine can run, except the fake, `pt2`, and, in a quick profile
+    without a GPU, `compile`.
+
+    Raises:
+        UsageError: one that was asked for does not exist.
+        UnavailableError: one that was asked for cannot run here.
+    """
+    if asked is not None:
+        for name in asked:
+            if name not in availability:
+                raise UsageError(f"There is no runtime {name!r}.", hint=did_you_mean(name, availability))
+            if not availability[name].ok:
+                raise UnavailableError(f"{name}: {availability[name].reason}", hint=availability[name].fix)
+        return list(dict.fromkeys(asked)), []
+    chosen: list[str] = []
+    left_out: list[LeftOut] = []
+    for name, found in availability.items():
+        if name == "fake":
+            continue
+        if not found.ok:
+            left_out.append(LeftOut(name, found.reason, found.fix))
+        elif name == "pt2":
+            left_out.append(LeftOut(name, "It runs the same operations as eager.", "--runtime pt2"))
+        elif name == "compile" and quick and not gpu:
+            left_out.append(LeftOut(name, "It compiles for about a minute a model.", "--runtime compile"))
+        else:
+            chosen.append(name)
+    return chosen, left_out
+
+
+def plan(
+    subjects: Iterable[Subject],
+    runtimes: Sequence[str],
+    *,
+    precisions: Sequence[Precision],
+    batches: Sequence[int],
+    gpu: bool,
+) -> Plan:
+    """All rows, those of one subject together, so that an artefact serves its rows one after another.
+
+    Args:
+        precisions: empty for those that each runtime's device computes in itself.
+        gpu: whether torch's runtimes run on a GPU here.
+    """
+    rows: list[Row] = []
+    left_out: dict[str, LeftOut] = {}
+    for subject in subjects:
+        for runtime in runtimes:
+            if reason := misfit(subject, runtime):
+                left_out.setdefault(f"{subject.name} {runtime}", reason)
+                continue
+            wanted = tuple(precisions) or NATIVE[device_of(runtime, gpu=gpu)]
+            possible = (subject.precision,) if subject.is_fixed else RUNNABLE[runtime]
+            for precision in possible if subject.is_fixed and not precisions else wanted:
+                if precision in possible:
+                    rows += [Row(subject.name, runtime, precision, batch) for batch in batches]
+                elif precisions:
+                    left_out.setdefault(f"{runtime} {precision}", _cannot(runtime, precision))
+    return Plan(tuple(rows), tuple(left_out.values()))
+
+
+def device_of(runtime: str, *, gpu: bool) -> str:
+    """The device that a runtime computes on: `cpu` or `cuda`."""
+    device = RUNTIMES[runtime].device
+    return device if device in NATIVE else "cuda" if gpu else "cpu"
+
+
+def misfit(subject: Subject, runtime: str) -> LeftOut | None:
+    """Why a file cannot be measured on a runtime; None where it can, and for every model."""
+    wants = RUNTIMES[runtime].format
+    if subject.format is None or subject.format == wants or (subject.format == "onnx" and wants == "engine"):
+        return None
+    return LeftOut(
+        f"{subject.name} on {runtime}",
+        f"It is a file in the format {subject.format}, and {runtime} takes {wants or 'a model'}.",
+        "Name the model instead of the file.",
+    )
+
+
+def _cannot(runtime: str, precision: Precision) -> LeftOut:
+    known = ", ".join(RUNNABLE[runtime])
+    return LeftOut(f"{runtime} {precision}", f"bbx runs {runtime} in {known}.", "Choose another precision.")

@@ -1,0 +1,167 @@
+"""One row, measured in a process of its own: open, bind, measure, compare the answers, judge.
+
+Nothing here imports torch unless the runtime does, so that a row on ONNX Runtime starts in a fraction
+of a second and its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bbx.artifact import Manifest
+from bbx.benchmarks.artefacts import manifest_of
+from bbx.benchmarks.environment import describe, essential_unread, peak_rss_bytes
+from bbx.benchmarks.feeds import cases_for
+from bbx.benchmarks.gpu import GpuWatch, watch_gpu
+from bbx.benchmarks.journal import Document, write_samples
+from bbx.benchmarks.measure import Measurement, measure, profile_named
+from bbx.benchmarks.parity import against_reference, measured_path, recorded, worst
+from bbx.benchmarks.verdicts import judge, verdict_of
+from bbx.exporter.verify import Case
+from bbx.models.spec import ModelSpec
+from bbx.process import progress
+from bbx.runners.base import Bound, Runner
+from bbx.runners.registry import open_runner
+from bbx.types import Preprocess
+
+if TYPE_CHECKING:
+    from bbx.models.build import Model
+
+_TORCH_RUNTIMES = ("eager", "compile", "torchscript", "pt2")
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A runner with what is known of its subject."""
+
+    runner: Runner
+    preprocess: Preprocess | None
+    model: Model | None
+    manifest: Manifest | None
+
+
+def row_task(request: dict[str, Any]) -> Document:
+    """Measure one row; runs in a child process.
+
+    Args:
+        request: as `suite` makes it.
+
+    Returns:
+        The row as the JSON contract has it; its raw trace is on disk.
+
+    Raises:
+        BbxError: the artefact or model cannot be opened, built or run.
+    """
+    profile = profile_named(request["profile"])
+    with _opened(request) as opened, watch_gpu() as watch:
+        runner = opened.runner
+        cases = cases_for(runner.inputs, opened.preprocess, request["batch"])
+        bound = runner.bind(cases[0].feeds)
+        progress("measure", detail=request["key"])
+        measured = measure(bound, runner.device, profile, now=runner.now, between=watch.look)
+        # Read before a reference is loaded beside the runner.
+        peak = runner.device_bytes() if runner.device == "cuda" else peak_rss_bytes()
+        parity = _parity(request, opened, bound, cases)
+        threads = runner.threads
+    write_samples(Path(request["out"]) / request["samples"], measured.samples, measured.warm_up)
+    return _document(request, opened, measured, watch, parity=parity, peak=peak, threads=threads)
+
+
+@contextlib.contextmanager
+def _opened(request: dict[str, Any]) -> Iterator[_Opened]:
+    """Open the row's runner on its artefact, or on a module built here."""
+    options = {"precision": request["precision"], "threads": request["threads"]}
+    if request["artefact"] is None:
+        model = _built(request["spec"])
+        with open_runner(request["runtime"], model, **options) as runner:
+            yield _Opened(runner, model.preprocess, model, None)
+        return
+    path = Path(request["artefact"])
+    manifest = manifest_of(path)
+    with open_runner(request["runtime"], path, **options) as runner:
+        yield _Opened(runner, manifest.preprocess if manifest else None, None, manifest)
+
+
+def _built(spec: dict[str, Any]) -> Model:
+    from bbx.models.build import build  # torch
+
+    return build(ModelSpec.from_request(spec))
+
+
+def _parity(
+    request: dict[str, Any], opened: _Opened, bound: Bound, cases: list[Case]
+) -> dict[str, Any] | None:
+    """Whether the answers are right: the gravest of what was compared now and when the artefact was made."""
+    found = [recorded(opened.manifest)]
+    precision = request["precision"]
+    reference = _reference(request, opened)
+    if reference is None:
+        found.append(measured_path(opened.runner, bound, cases[0], precision))
+    else:
+        with reference as against:
+            live = against_reference(against, opened.runner, bound, cases, precision)
+        found.insert(0, live)
+    return worst(found)
+
+
+def _reference(request: dict[str, Any], opened: _Opened) -> Runner | None:
+    """What the answers are compared with, on the CPU: torch, or ONNX Runtime on the FP32 graph."""
+    if request["reference"] is not None:
+        return open_runner("ort-cpu", Path(request["reference"]))
+    if request["runtime"] not in _TORCH_RUNTIMES or request["spec"] is None:
+        return None
+    model = opened.model or _built(request["spec"])
+    from bbx.runners.eager import EagerRunner  # torch
+
+    return EagerRunner(model.module, model.inputs, model.outputs)
+
+
+def _document(
+    request: dict[str, Any],
+    opened: _Opened,
+    measured: Measurement,
+    watch: GpuWatch,
+    *,
+    parity: dict[str, Any] | None,
+    peak: int | None,
+    threads: int | None,
+) -> Document:
+    device = opened.runner.device
+    unread = essential_unread(describe(), device=device)
+    reasons = judge(measured, parity=parity, throttled=watch.throttled, unread=unread)
+    summary = asdict(measured.summary)
+    runs = summary.pop("n")
+    if measured.summary.ci95 is not None:
+        summary["ci95"] = [measured.summary.ci95.low, measured.summary.ci95.high]
+    weights = opened.manifest.weights if opened.manifest else opened.model.weights if opened.model else None
+    return {
+        **{name: request[name] for name in ("key", "subject", "runtime", "precision", "batch", "scenario")},
+        "verdict": verdict_of(reasons),
+        "reasons": [reason.to_json() for reason in reasons],
+        "latency_ns": summary,
+        "throughput_per_s": measured.runs_per_s * request["batch"],
+        "samples": request["samples"],
+        "peak_bytes": peak,
+        "parity": parity,
+        "runs": runs,
+        "device": device,
+        "clock": measured.clock,
+        "threads": threads,
+        "stopped": measured.stopped,
+        "target": measured.target,
+        "warm_up": {
+            "runs": measured.warm_up.size,
+            "seconds": float(measured.warm_up.sum()) / 1e9,
+            "settled": measured.settled,
+        },
+        "load": asdict(measured.load),
+        "gpu": {"throttled": watch.throttled, "lowest_mhz": watch.lowest_mhz} if device == "cuda" else None,
+        "weights": weights if isinstance(weights, str | None) else weights.model_dump(),
+        "artefact_sha256": request["artefact_sha256"],
+        "profile": request["profile"],
+        "command": request["command"],
+    }

@@ -1,0 +1,180 @@
+"""Running the rows of a plan: one child process each, each on disk as soon as it is done.
+
+A row that fails is a row with its reason; only the user, a full disk or an unwritable folder end the run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bbx.artifact import fingerprint_of
+from bbx.benchmarks.artefacts import Ready
+from bbx.benchmarks.journal import Document, Journal
+from bbx.benchmarks.plan import Plan, Row, Subject
+from bbx.benchmarks.verdicts import Reason
+from bbx.errors import BbxError, Cancelled, CheckFailed
+from bbx.pipeline import ExportStep
+from bbx.process import Listener, run_task, silent
+
+ROW_TASK = "bbx.benchmarks.row:row_task"
+
+OnRow = Callable[[int, int, float | None, Document], None]
+"""Told of each row: how many are done, of how many, seconds left (None: not known), and the row."""
+
+Prepare = Callable[[Subject, Row], Ready]
+Execute = Callable[[dict[str, Any]], Document]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all rows of a run have in common.
+
+    Attributes:
+        out: folder for `rows.jsonl` and `samples/`.
+        profile: name of the profile (`measure.PROFILES`).
+        threads: intra-op threads, or None for each runtime's own choice.
+        resume: rows that are on disk and whose inputs have not changed are not measured again.
+        environment: fingerprint of the machine and its libraries.
+    """
+
+    out: Path
+    profile: str
+    threads: int | None
+    resume: bool
+    environment: str
+
+
+def nobody(done: int, total: int, eta_s: float | None, row: Document) -> None:
+    """Is told of each row and does nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """Measures rows.
+
+    Attributes:
+        subjects: by name.
+        prepare: makes or reuses what a row needs; see `artefacts.Workshop.ready`.
+        execute: measures a row, given its request; see `in_child`.
+    """
+
+    subjects: Mapping[str, Subject]
+    setting: Setting
+    prepare: Prepare
+    execute: Execute
+
+    def run(self, plan: Plan, on_row: OnRow = nobody) -> Iterator[Document]:
+        """Measure every row of the plan, in its order.
+
+        Yields:
+            One document a row as it ends; by then it stands in `rows.jsonl`.
+
+        Raises:
+            Cancelled: the user stopped it; finished rows are on disk.
+            ArtifactError, ExhaustedError: `setting.out` cannot be written.
+        """
+        journal = Journal(self.setting.out, resume=self.setting.resume)
+        before = journal.read()
+        took: list[float] = []
+        for index, row in enumerate(plan.rows):
+            start = time.monotonic()
+            result, fresh = self._result(row, before.get(row.key))
+            if fresh:
+                journal.append(result)
+                took.append(time.monotonic() - start)
+            on_row(index + 1, len(plan.rows), time_left_s(took, len(plan.rows) - index - 1), result)
+            yield result
+
+    def _result(self, row: Row, before: Document | None) -> tuple[Document, bool]:
+        """A row's document, and whether it was measured just now."""
+        subject = self.subjects[row.subject]
+        command = row.command(profile=self.setting.profile, threads=self.setting.threads, spec=subject.spec)
+        try:
+            ready = self.prepare(subject, row)
+            request = _request(row, subject, self.setting, ready) | {"command": command}
+            inputs = _inputs(request, subject, ready, self.setting)
+            if before is not None and before["latency_ns"] and inputs and before.get("inputs") == inputs:
+                return before, False
+            return self.execute(request) | {"inputs": inputs}, True
+        except Cancelled:
+            raise
+        except BbxError as error:
+            return failed_row(row, command, error), True
+
+
+def in_child(listener: Listener = silent) -> Execute:
+    """Measures each row in a process of its own, whose progress the listener hears."""
+    return lambda request: run_task(ROW_TASK, request, listener=listener)
+
+
+def time_left_s(took: Sequence[float], remaining: int) -> float | None:
+    """Seconds left, when the remaining rows take as long as those measured so far; None before the first."""
+    return sum(took) / len(took) * remaining if took else None
+
+
+def _request(row: Row, subject: Subject, setting: Setting, ready: Ready) -> dict[str, Any]:
+    """What `row.row_task` is given; plain JSON."""
+    return {
+        "key": row.key,
+        "subject": row.subject,
+        "runtime": row.runtime,
+        "precision": row.precision,
+        "batch": row.batch,
+        "scenario": row.scenario,
+        "spec": subject.spec.to_request() if subject.spec else None,
+        "artefact": str(ready.artefact.path) if ready.artefact else None,
+        "artefact_sha256": ready.artefact.sha256 if ready.artefact else None,
+        "reference": str(ready.reference.path) if ready.reference else None,
+        "profile": setting.profile,
+        "threads": setting.threads,
+        "out": str(setting.out.absolute()),
+        "samples": f"samples/{row.stem}.npz",
+    }
+
+
+_PLACES = ("artefact", "reference", "out", "samples", "command")
+
+
+def _inputs(request: dict[str, Any], subject: Subject, ready: Ready, setting: Setting) -> str | None:
+    """Hash of everything that a row's number depends on; where files lie is not among it.
+
+    Returns:
+        None where that cannot be told: a factory is code of the user's own.
+    """
+    facts = {name: value for name, value in request.items() if name not in _PLACES}
+    facts["reference_sha256"] = ready.reference.sha256 if ready.reference else None
+    if subject.spec is not None:
+        step = ExportStep("", subject.spec)
+        if not step.reusable:
+            return None
+        facts["weights"] = step.dependencies()
+    return fingerprint_of(facts | {"environment": setting.environment})
+
+
+def failed_row(row: Row, command: str, error: BbxError) -> Document:
+    """The document of a row that has no measurement."""
+    parity = error.document.get("parity") if isinstance(error, CheckFailed) and error.document else None
+    not_right = parity is not None and parity["verdict"] == "fail"
+    reason = Reason(
+        "parity_failed" if not_right else "failed", f"{type(error).__name__}: {error.message}", error.hint
+    )
+    return {
+        "key": row.key,
+        "subject": row.subject,
+        "runtime": row.runtime,
+        "precision": row.precision,
+        "batch": row.batch,
+        "scenario": row.scenario,
+        "verdict": reason.verdict,
+        "reasons": [reason.to_json()],
+        "latency_ns": None,
+        "throughput_per_s": None,
+        "samples": None,
+        "peak_bytes": None,
+        "parity": parity,
+        "command": command,
+    }
