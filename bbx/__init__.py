@@ -1,5 +1,33 @@
-"""bbx: from a PyTorch backbone and head to TorchScript, ONNX and TensorRT engines, with proof."""
+"""bbx: from a PyTorch backbone and head to TorchScript, ONNX and TensorRT engines, with proof.
+
+    import bbx
+
+    bbx.build("resnet50")                              # a torch module with its inputs and preprocessing
+    bbx.export("resnet50", format="onnx")              # an artefact and its parity proof
+    bbx.build_engine("resnet50", precision="fp16")     # an engine and its precision proof
+    bbx.bench(["resnet50"], runtimes=["ort-cpu"])      # measurements with verdicts
+
+The verbs are imported when they are first used: `import bbx` loads no heavy library.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bbx.api import bench, build, build_engine, export
+
 __version__ = "0.1.0"
+
+__all__ = ["__version__", "bench", "build", "build_engine", "export"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("bbx.api"), name)
+    raise AttributeError(f"module 'bbx' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,88 @@
+"""The application: commands, exit codes, and the one place where errors are caught."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+import bbx
+from bbx.cli import bench, build_trt, doctor, export, models
+from bbx.cli.output import print_failure
+from bbx.errors import BbxError, Cancelled, ExhaustedError, UsageError
+
+# Help without rich starts three times as fast; tables are drawn with rich once there is one to draw.
+app = typer.Typer(
+    name="bbx",
+    help="From a PyTorch backbone and head to TorchScript, ONNX and TensorRT engines, with proof.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("models")(models.models)
+app.command("export")(export.export)
+app.command("build-trt")(build_trt.build_trt)
+app.command("bench")(bench.bench)
+app.command("doctor")(doctor.doctor)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"bbx {bbx.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends bbx as Ctrl-C does, so that nothing is left behind."""
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line and exit with the code of the contract (design, section 3)."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(_exit_code(sys.argv[1:]))
+
+
+def _exit_code(arguments: list[str]) -> int:
+    try:
+        answer: Any = app(arguments, standalone_mode=False)
+    except KeyboardInterrupt:
+        return print_failure(Cancelled("Cancelled."), as_json="--json" in arguments)
+    except BbxError as error:
+        return print_failure(error, as_json="--json" in arguments)
+    except typer.TyperException as error:
+        return _wrong_usage(error, as_json="--json" in arguments)
+    except BrokenPipeError:
+        # The reader of our output went away (`bbx models | head`); there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MemoryError:
+        failure = ExhaustedError("Out of memory.", hint="Use a smaller model or batch.")
+        return print_failure(failure, as_json="--json" in arguments)
+    return answer if isinstance(answer, int) else 0
+
+
+def _wrong_usage(error: typer.TyperException, *, as_json: bool) -> int:
+    """Typer's own words, or, for `--json`, those words in the document."""
+    if as_json:
+        return print_failure(UsageError(error.format_message()), as_json=True)
+    show: Callable[[], None] | None = getattr(error, "show", None)
+    if show is None:
+        return print_failure(UsageError(error.format_message()), as_json=False)
+    show()
+    return error.exit_code

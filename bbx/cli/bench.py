@@ -1,0 +1,78 @@
+"""`bbx bench`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from bbx.cli import options as opt
+from bbx.cli.output import print_json
+
+
+class ProfileName(StrEnum):
+    """`--profile`."""
+
+    QUICK = "quick"
+    REPORT = "report"
+    LONG = "long"
+
+
+def bench(
+    subjects: Annotated[
+        list[str] | None, typer.Argument(help="Models as for `bbx export`, or artefact files.")
+    ] = None,
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="Every preset.")] = False,
+    runtime: Annotated[
+        list[str] | None, typer.Option(help="eager, compile, torchscript, pt2, ort-cpu, …; repeat it.")
+    ] = None,
+    precision: Annotated[
+        list[str] | None, typer.Option(help="fp32, fp16, bf16; repeat it. Default: what the device is for.")
+    ] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Batch size; repeat it. Default: 1.")] = None,
+    profile: Annotated[ProfileName, typer.Option(help="How long each row is measured.")] = ProfileName.QUICK,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads inside an operation.")] = None,
+    head: opt.Head = opt.HeadName.LINEAR,
+    num_classes: opt.NumClasses = None,
+    image_size: opt.ImageSize = None,
+    weights: opt.Weights = "auto",
+    seed: opt.Seed = 0,
+    input_kind: opt.Input = opt.InputName.FLOAT32,
+    resume: Annotated[bool, typer.Option("--resume", help="Skip rows that are done and unchanged.")] = False,
+    out: opt.Out = opt.DEFAULT_OUT,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Measure models or artefacts on the runtimes of this machine, and write a report."""
+    options = opt.model_options(
+        head=head,
+        num_classes=num_classes,
+        image_size=image_size,
+        weights=weights,
+        seed=seed,
+        input=input_kind,
+    )
+    from bbx import api
+    from bbx.cli.live_table import live_table, print_results
+
+    with live_table(quiet=quiet) as (listener, on_row):
+        document = api.bench(
+            subjects or (),
+            everything=everything,
+            runtimes=runtime,
+            precisions=[opt.precision_named(name) for name in precision or ()],
+            batches=batch or (1,),
+            profile=profile.value,
+            out=out,
+            resume=resume,
+            threads=threads,
+            listener=listener,
+            on_row=on_row,
+            **options,
+        )
+    if as_json:
+        print_json(document)
+    else:
+        print_results(document, out)

@@ -1,0 +1,132 @@
+"""`bbx export`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from bbx.cli import options as opt
+from bbx.cli.output import format_bytes, print_json, reporting
+
+
+class FormatName(StrEnum):
+    """`--format`."""
+
+    ONNX = "onnx"
+    TORCHSCRIPT = "torchscript"
+    PT2 = "pt2"
+
+
+def export(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A preset, torchvision:NAME, timm:NAME, package.module:factory, or a file.onnx to retype."
+        ),
+    ],
+    *,
+    format: Annotated[FormatName, typer.Option("-f", "--format", help="What to make.")] = FormatName.ONNX,
+    fp16: opt.Fp16 = False,
+    bf16: opt.Bf16 = False,
+    half_io: Annotated[
+        bool, typer.Option("--half-io", help="A typed graph takes and gives its own type, not FP32.")
+    ] = False,
+    head: opt.Head = opt.HeadName.LINEAR,
+    num_classes: opt.NumClasses = None,
+    image_size: opt.ImageSize = None,
+    weights: opt.Weights = "auto",
+    seed: opt.Seed = 0,
+    input_kind: opt.Input = opt.InputName.FLOAT32,
+    batch: opt.Batch = None,
+    dynamic_size: opt.DynamicSize = False,
+    opset: opt.Opset = None,
+    exporter: opt.Exporter = opt.ExporterName.AUTO,
+    out: opt.Out = opt.DEFAULT_OUT,
+    force: opt.Force = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Export a model and prove that the artefact computes what the module computes."""
+    precision = opt.precision_from(fp16=fp16, bf16=bf16)
+    options = opt.model_options(
+        head=head,
+        num_classes=num_classes,
+        image_size=image_size,
+        weights=weights,
+        seed=seed,
+        input=input_kind,
+        batch=batch,
+        dynamic_size=dynamic_size,
+        opset=opset,
+        exporter=exporter,
+    )
+    from bbx import api
+
+    with reporting(quiet=quiet) as listener:
+        document = api.export(
+            model,
+            format=format.value,
+            precision=precision,
+            out=out,
+            half_io=half_io,
+            force=force,
+            listener=listener,
+            **options,
+        )
+    if as_json:
+        print_json(document)
+    else:
+        typer.echo(summary(document))
+
+
+def summary(document: dict[str, Any]) -> str:
+    """The document in a few lines."""
+    parity = document["parity"]
+    size, seconds = format_bytes(document["bytes"]), document["seconds"]["total"]
+    state = "already there, unchanged" if document["reused"] else f"made in {seconds:.1f} s"
+    lines = [
+        f"{document['artifact']}  ({size}, {state})",
+        f"weights   {weights_text(document['weights'])}",
+        f"inputs    {tensors_text(document['inputs'])}",
+        f"outputs   {tensors_text(document['outputs'])}",
+        f"parity    {parity_text(parity)}",
+    ]
+    if document.get("kept"):
+        lines.append(f"in FP32   {len(document['kept'])} nodes: {_kinds(document['kept'])}")
+    lines += [f"note      {note}" for note in document.get("notes", ())]
+    return "\n".join(lines)
+
+
+def _kinds(kept: list[dict[str, Any]]) -> str:
+    kinds = sorted({node["op_type"] for node in kept})
+    return ", ".join(kinds[:8]) + (", …" if len(kinds) > 8 else "")
+
+
+def weights_text(weights: Any) -> str:
+    """Where the weights came from, in words."""
+    return (
+        f"{weights['path']} (sha256 {weights['sha256'][:12]})" if isinstance(weights, dict) else str(weights)
+    )
+
+
+def tensors_text(specs: list[dict[str, Any]]) -> str:
+    """Names, dtypes and shapes; `?` where a dimension is dynamic."""
+    shapes = ["×".join("?" if size is None else str(size) for size in spec["shape"]) for spec in specs]
+    return ", ".join(
+        f"{spec['name']} {spec['dtype']} {shape}" for spec, shape in zip(specs, shapes, strict=True)
+    )
+
+
+def parity_text(parity: dict[str, Any]) -> str:
+    """The verdict and the worst distance behind it, or the first reason."""
+    if parity["verdict"] != "pass":
+        return f"{parity['verdict']}: {parity['reasons'][0]}"
+    found = [distance for case in parity["cases"] for distance in case["outputs"].values()]
+    worst = max(distance["rel_l2"] for distance in found)
+    cosine = min(distance["cosine"] for distance in found)
+    return (
+        f"pass against {parity['against']}: relative L2 at most {worst:.1e}, cosine at least {cosine:.6f} "
+        f"in {len(parity['cases'])} cases"
+    )
