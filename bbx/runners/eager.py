@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 from bbx.errors import BbxError, ModelError, UnavailableError
 from bbx.runners.torch_base import Device, Forward, TorchRunner
@@ -121,6 +121,11 @@ def _no_silent_fallback() -> contextlib.AbstractContextManager[None]:
 def _compile_errors() -> Iterator[None]:
     try:
         yield
+    except FailOnRecompileLimitHit as error:
+        raise BbxError(
+            "compile: torch would compile the model once more than its limit, and run it eagerly instead.",
+            hint="Open the runner again for further shapes.",
+        ) from error
     except TorchDynamoException as error:
         if "No working C++ compiler" in str(error):
             raise UnavailableError(

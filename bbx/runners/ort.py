@@ -7,7 +7,7 @@ stream of this runner, so that an event pair brackets its kernels, and does not 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -63,7 +63,7 @@ class OrtRunner(Runner):
         if self._provider == "cuda":
             provider = (provider, self._prepare_cuda(ort))
         try:
-            with ort_errors(self._path):
+            with _errors(partial(_refused, self._path)):
                 self._session = ort.InferenceSession(str(self._path), options, providers=[provider])
             self._refuse_fallback()
         except BaseException:
@@ -114,7 +114,7 @@ class OrtRunner(Runner):
         session = self._opened()
         names = [output.name for output in session.get_outputs()]
         contiguous = {name: np.ascontiguousarray(feed) for name, feed in feeds.items()}
-        with ort_errors(self._path):
+        with _errors(_failed):
             return dict(zip(names, session.run(names, contiguous), strict=True))
 
     def bind(self, feeds: Feeds) -> Bound:
@@ -131,7 +131,7 @@ class OrtRunner(Runner):
         for name, value in results.items():
             binding.bind_ortvalue_output(name, value)
         step = partial(session.run_with_iobinding, binding, self._run_options(ort))
-        with ort_errors(self._path):
+        with _errors(_failed):
             step()
 
         def outputs() -> Arrays:
@@ -178,24 +178,34 @@ def _spec(node: Any) -> TensorSpec:
 
 
 @contextlib.contextmanager
-def ort_errors(path: Path) -> Iterator[None]:
-    """Turn what ONNX Runtime raises into errors that bbx names.
-
-    Raises:
-        ArtifactError: the graph is invalid, or uses what this ONNX Runtime does not implement.
-        ExhaustedError: out of host or device memory.
-        BbxError: it failed while it ran.
-    """
+def _errors(failed: Callable[[str], BbxError]) -> Iterator[None]:
+    """Turn what ONNX Runtime raises into `ExhaustedError`, or into what `failed` makes of its reason."""
     state = lazy.require("onnxruntime.capi.onnxruntime_pybind11_state")
-    unusable = (state.InvalidGraph, state.InvalidProtobuf, state.NoSuchFile, state.NotImplemented, state.Fail)
+    kinds = (
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.InvalidArgument,
+        state.NoSuchFile,
+        state.NotImplemented,
+        state.RuntimeException,
+        state.EPFail,
+        state.Fail,
+        RuntimeError,
+    )
     try:
         yield
-    except unusable as error:
-        raise ArtifactError(f"ONNX Runtime refuses {path}: {_reason(error)}") from error
-    except (state.InvalidArgument, state.RuntimeException, state.EPFail, RuntimeError) as error:
+    except kinds as error:
         if "failed to allocate memory" in str(error).lower():
             raise ExhaustedError("ONNX Runtime is out of memory.", hint="Use a smaller batch.") from error
-        raise BbxError(f"ONNX Runtime failed: {_reason(error)}") from error
+        raise failed(_reason(error)) from error
+
+
+def _refused(path: Path, reason: str) -> BbxError:
+    return ArtifactError(f"ONNX Runtime refuses {path}: {reason}")
+
+
+def _failed(reason: str) -> BbxError:
+    return BbxError(f"ONNX Runtime failed: {reason}")
 
 
 def _reason(error: Exception) -> str:

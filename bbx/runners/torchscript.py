@@ -71,7 +71,7 @@ class TorchScriptRunner(_ProgramRunner):
             )
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # the format was chosen knowingly
+                warnings.simplefilter("ignore")  # the format is deprecated, and was chosen knowingly
                 program: Any = torch.jit.load(str(self._path), map_location=self.device)  # type: ignore[no-untyped-call]
                 # A frozen module has no `training` attribute, and cannot be frozen again.
                 if hasattr(program, "training"):
