@@ -31,7 +31,8 @@ class Made:
     @property
     def document(self) -> dict[str, Any]:
         """The JSON document of the command that made it, which says whether it was reused."""
-        return {**self.manifest.document, "artifact": str(self.path), "reused": self.reused}
+        key = "engine" if self.manifest.format == "engine" else "artifact"
+        return {**self.manifest.document, key: str(self.path), "reused": self.reused}
 
 
 def ensure(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -246,8 +246,3 @@ def graph_hashes(path: Path) -> dict[str, Any]:
         return {"graph": digest, "data": {name: sha256_of(_existing(path.parent / name)) for name in names}}
     data = artifact.check_external_data(path)
     return {"graph": digest, "data": {file.name: sha256_of(file) for file in data}}
-
-
-def with_command(step: Step, command: str) -> Step:
-    """The same step, asked for by another command line."""
-    return replace(step, command=command)

@@ -1,0 +1,178 @@
+"""The child's side of `EngineStep`: compile, read the precision back, run the engine where it can run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from bbx import artifact, process
+from bbx.artifact import Manifest, sha256_of
+from bbx.errors import CheckFailed
+from bbx.exporter import verify
+from bbx.exporter.engine_options import EngineOptions, current_target, parse_profile
+from bbx.exporter.onnx_io import graph_specs
+from bbx.exporter.plan_weights import weights_in_plan
+from bbx.exporter.precision import PrecisionProof, precision_proof
+from bbx.exporter.to_engine import EngineBuild, engine_from_onnx
+from bbx.pipeline.cases import fixed_batch, parity_cases
+from bbx.pipeline.documents import Stopwatch, weights_json
+from bbx.pipeline.ensure import commit_checked
+from bbx.pipeline.steps import EngineStep
+from bbx.pipeline.typed import manifest_of
+from bbx.runners.ort import OrtRunner
+from bbx.runners.trt import TrtRunner
+from bbx.types import SCHEMA
+
+
+def engine_task(request: dict[str, Any]) -> dict[str, Any]:
+    """Make the artefact of an `EngineStep`; see `bbx.process.run_task`.
+
+    Raises:
+        CheckFailed: the engine has another precision than was asked for, or another answer than its
+            graph; it is kept under a name that says so.
+        BbxError: as the parts.
+    """
+    step, path = EngineStep.from_request(request["step"]), Path(request["path"])
+    stopwatch = Stopwatch()
+    with process.collecting_warnings() as warnings, artifact.staged(path) as staging:
+        artifact.check_external_data(step.source)
+        parent = manifest_of(step.source)
+        model = onnx.load(str(step.source))
+        options = EngineOptions(
+            flavor=step.flavor,
+            targets=step.targets,
+            profiles=tuple(parse_profile(text, graph_specs(model)[0]) for text in step.profiles),
+            workspace_bytes=step.workspace_bytes,
+            refit=step.refit,
+            strip=step.strip,
+            tf32=step.tf32,
+        )
+        build = engine_from_onnx(step.source, options, staging / path.name)
+        stopwatch.lap("build")
+        process.progress("verify", detail="precision")
+        proof = _precision(step, model, build, parent, staging / path.name)
+        parity = _parity(step, model, build, parent, staging / path.name)
+        stopwatch.lap("verify")
+        document = _document(step, build, proof, parity, parent) | {
+            "seconds": stopwatch.seconds(),
+            "warnings": [*(parent.document.get("warnings", ()) if parent else ()), *warnings],
+        }
+        passed = proof.verdict == "pass" and parity["verdict"] != "fail"
+
+        def describe(final: Path) -> Manifest:
+            staged = staging / final.name
+            inputs, outputs = graph_specs(model)
+            return artifact.make_manifest(
+                staging,
+                file=final.name,
+                format="engine",
+                precision=step.precision,
+                inputs=inputs,
+                outputs=outputs,
+                preprocess=parent.preprocess if parent else None,
+                model=parent.model if parent else str(step.source),
+                weights=parent.weights if parent else "file",
+                request=step.to_request(),
+                fingerprint=request["fingerprint"],
+                parent_sha256=document["source_sha256"],
+                tools=artifact.tool_versions(*step.tools),
+                targets=build.targets,
+                command=step.command,
+                document=document
+                | {"engine": str(final), "sha256": sha256_of(staged), "bytes": staged.stat().st_size},
+            )
+
+        manifest = commit_checked(staging, path, describe, passed=passed)
+    _require(proof, parity, manifest)
+    return manifest.document
+
+
+def _precision(
+    step: EngineStep, model: onnx.ModelProto, build: EngineBuild, parent: Manifest | None, plan: Path
+) -> PrecisionProof:
+    kept = parent.document.get("kept", ()) if parent else ()
+    weights = None if step.strip else weights_in_plan(model, plan.read_bytes())
+    return precision_proof(step.precision, build.network, weights, kept=[node["name"] for node in kept])
+
+
+def _parity(
+    step: EngineStep, model: onnx.ModelProto, build: EngineBuild, parent: Manifest | None, plan: Path
+) -> dict[str, Any]:
+    """The engine against ONNX Runtime where it can run; else what its graph's manifest proved."""
+    if current_target() not in build.targets:
+        return {"of": "graph", "ran": False, **_graph_parity(step, parent)}
+    inputs, _ = graph_specs(model)
+    batch = fixed_batch(inputs)
+    sizes = (batch,) if batch is not None else _profiled_batches(build)
+    cases = parity_cases(inputs, parent.preprocess if parent else None, sizes)
+    with OrtRunner(step.source) as reference:
+        references = verify.reference_outputs(cases, reference.infer)
+    tolerance = verify.TOLERANCES.get(step.precision, verify.TOLERANCES["fp16"])
+    with TrtRunner(plan, flavor=step.flavor, trust=True) as runner:
+        parity = verify.compare(
+            cases, references, runner.infer, tolerance, against=f"{step.source.name} in ONNX Runtime"
+        )
+    return {"of": "engine", "ran": True, **parity.to_json()}
+
+
+def _profiled_batches(build: EngineBuild) -> tuple[int, ...]:
+    """Smallest, best and largest batch of the first profile."""
+    first = build.profiles[0].inputs[0]
+    return tuple(dict.fromkeys(shape[0] for shape in (first.min, first.opt, first.max)))
+
+
+def _graph_parity(step: EngineStep, parent: Manifest | None) -> dict[str, Any]:
+    if parent is not None:
+        parity: dict[str, Any] = parent.document["parity"]
+        return parity
+    reason = f"{step.source.name} was given without a manifest, and the engine cannot run on this machine."
+    return {"verdict": "inconclusive", "reasons": [reason], "cases": []}
+
+
+def _document(
+    step: EngineStep,
+    build: EngineBuild,
+    proof: PrecisionProof,
+    parity: dict[str, Any],
+    parent: Manifest | None,
+) -> dict[str, Any]:
+    notes = [f"Not built for {target}: {reason}" for target, reason in build.left_out]
+    if not parity["ran"]:
+        notes.insert(0, "The engine was built and not run: this machine has no GPU that it was built for.")
+    return {
+        "schema": SCHEMA,
+        "format": "engine",
+        "flavor": step.flavor,
+        "version": build.version,
+        "targets": list(build.targets),
+        "source": str(step.source),
+        "source_sha256": sha256_of(step.source),
+        "weights": weights_json(parent.weights if parent else "file"),
+        "precision": asdict(proof),
+        "profiles": [
+            {entry.name: {"min": entry.min, "opt": entry.opt, "max": entry.max} for entry in profile.inputs}
+            for profile in build.profiles
+        ],
+        "parity": parity,
+        "command": step.command,
+        "notes": notes,
+        "reused": False,
+    }
+
+
+def _require(proof: PrecisionProof, parity: dict[str, Any], manifest: Manifest) -> None:
+    engine = manifest.document["engine"]
+    if proof.verdict == "fail":
+        raise CheckFailed(
+            f"{engine} is not the {proof.requested.upper()} engine that was asked for: {proof.reasons[0]}.",
+            hint="The graph's tensor types decide; look at it, or ask for the precision that it has.",
+            document=manifest.document,
+        )
+    if parity["verdict"] == "fail":
+        raise CheckFailed(
+            f"{engine} does not agree with {parity['against']}. {parity['reasons'][0]}",
+            document=manifest.document,
+        )
