@@ -191,13 +191,14 @@ def reusable(path: Path, fingerprint: str) -> Manifest | None:
 # --- trust ------------------------------------------------------------------------------------------
 
 
-def _state_folder() -> Path:
+def state_folder() -> Path:
+    """Where this user's signing key and the locks of artefacts are kept."""
     base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(base) / "bbx"
 
 
 def _machine_key() -> bytes:
-    path = _state_folder() / "key"
+    path = state_folder() / "key"
     with contextlib.suppress(FileNotFoundError):
         return path.read_bytes()
     try:
@@ -275,7 +276,7 @@ def locked(path: Path, *, timeout_s: float = 3600.0) -> Iterator[None]:
     Raises:
         ArtifactError: another process held it for all of `timeout_s` seconds.
     """
-    folder = _state_folder() / "locks"
+    folder = state_folder() / "locks"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
