@@ -1,0 +1,54 @@
+# `make bench` and `make test` do everything on a clean machine with Python 3.11 or newer.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := uv==0.13.9
+READY := $(VENV)/.ready
+
+.PHONY: bench demo test lint format lock gpu bench-self coverage clean
+
+bench: $(READY)  ## the main job: every preset on every runtime of this machine, quick profile
+	$(BIN)/bbx bench --all --profile quick --resume --out reports/all
+
+demo: $(READY)  ## three models, under five minutes
+	$(BIN)/bbx bench resnet18 mobilenet_v3_small efficientnet_lite1 --profile quick --resume --out reports/demo
+
+test: $(READY)  ## everything that can be tested without a GPU
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m cogapp --check README.md docs/*.md
+
+format: $(READY)  ## rewrite sources and the generated parts of the docs
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+	$(BIN)/python -m cogapp -r README.md docs/*.md
+
+gpu:  ## on a machine with an NVIDIA GPU: its tests, then its measurements (see docs/gpu.md)
+	$(PYTHON) -m pytest tests/gpu -m gpu -p no:cacheprovider
+	$(PYTHON) -m bbx bench resnet50 --profile quick --out docs/results/gpu
+
+bench-self: $(READY)  ## what bbx itself costs: start-up, export, reuse, harness
+	$(BIN)/python tests/performance/bench_self.py
+
+coverage: $(READY)  ## every torchvision classifier: export, parity, engines (about an hour on two cores)
+	$(BIN)/python tests/performance/torchvision_coverage.py
+
+lock: $(READY)  ## resolve requirements.lock again
+	$(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11 --extra dev \
+	  --no-emit-index-url --no-annotate --no-header -q -U pyproject.toml -o requirements.lock
+
+$(READY): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
+	$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --no-build-isolation --no-deps -e .
+	touch $@
+
+clean:
+	rm -rf $(VENV) artifacts reports build ./*.egg-info .mypy_cache .ruff_cache .pytest_cache
