@@ -24,6 +24,9 @@ _WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 _SHOWN = 4
 
+# How torch's guarded unpickler refuses what is neither a tensor nor a plain container.
+_RUNS_CODE = re.compile(r"GLOBAL|unrecognized function|unsupported class|Unsupported operand", re.IGNORECASE)
+
 # torchvision's published DenseNet files predate the rule that a module's name has no dot.
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..+)$")
 
@@ -65,12 +68,14 @@ def _read_pickle(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # A damaged file raises whatever the unpickler happens to trip over.
-        if "weights_only" in str(error) and "Unsupported" in str(error):
+        if _RUNS_CODE.search(str(error)):
             raise WeightsError(
                 f"{path} holds more than tensors, and loading it could run code; bbx does not.",
                 hint="Save it again with torch.save(model.state_dict(), …) or as safetensors.",
             ) from error
-        raise WeightsError(f"{path} is truncated or no checkpoint: {_first_line(error)}") from error
+        # torch's own text for a damaged pickle advises to load it without a guard.
+        reason = type(error).__name__ if "weights_only" in str(error) else _first_line(error)
+        raise WeightsError(f"{path} is truncated or no checkpoint: {reason}") from error
 
 
 def _first_line(error: Exception) -> str:
@@ -85,8 +90,6 @@ def _unwrap(content: Any, path: Path) -> tuple[State, list[str]]:
             break
         notes.append(f"unwrapped {inner!r}")
         content = content[inner]
-        if "ema" in inner and "n_averaged" in content:
-            content = {key: value for key, value in content.items() if key != "n_averaged"}
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(f"{path} holds no state dict, but {_described(content)}.")
     if strange := [key for key, value in content.items() if not isinstance(value, torch.Tensor)]:
@@ -94,6 +97,8 @@ def _unwrap(content: Any, path: Path) -> tuple[State, list[str]]:
             f"{path} holds no state dict: {_listed(strange)} are no tensors.",
             hint=f"A state dict may be wrapped as {', '.join(_WRAPPERS)}.",
         )
+    if any("ema" in note for note in notes) and "n_averaged" in content:
+        content = {key: value for key, value in content.items() if key != "n_averaged"}
     # Modules that changed their layout look for the version in the dict's own metadata, so keep its type.
     return content if isinstance(content, dict) else dict(content), notes
 

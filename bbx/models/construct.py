@@ -13,6 +13,7 @@ from torch import nn
 
 from bbx import lazy
 from bbx.errors import ModelError
+from bbx.models.pretrained import timm_config, torchvision_weights
 from bbx.models.spec import ModelSpec, Prefixed, Preset
 from bbx.types import Preprocess
 
@@ -73,11 +74,7 @@ def _check_size(preset: Preset, spec: ModelSpec) -> None:
 def _by_torchvision(
     target: Preset | Prefixed, spec: ModelSpec, _checkpoint: Path | None
 ) -> tuple[nn.Module, Preprocess]:
-    models = lazy.require("torchvision").models
-    try:
-        how = models.get_model_weights(target.architecture).DEFAULT.transforms()
-    except (ValueError, AttributeError) as error:
-        raise ModelError(f"torchvision has no image classification model {target.architecture!r}.") from error
+    how = torchvision_weights(target.architecture).transforms()
     side = how.crop_size[0]
     preprocess = sized(
         Preprocess(
@@ -94,14 +91,15 @@ def _by_torchvision(
     if target.architecture.startswith("vit_"):
         options["image_size"] = preprocess.height
     with _as_model_errors(spec):
-        return models.get_model(target.architecture, weights=None, **options), preprocess
+        return lazy.require("torchvision").models.get_model(
+            target.architecture, weights=None, **options
+        ), preprocess
 
 
 def _by_timm(
     target: Preset | Prefixed, spec: ModelSpec, checkpoint: Path | None
 ) -> tuple[nn.Module, Preprocess]:
-    timm = lazy.require("timm")
-    config = timm.get_pretrained_cfg(target.architecture)
+    config = timm_config(target.architecture)
     options: dict[str, Any] = {}
     if config is not None and config.fixed_input_size and spec.image_size is not None:
         options["img_size"] = spec.image_size
@@ -109,7 +107,9 @@ def _by_timm(
         # `file` comes before any address, and with `custom_load` the format would be another.
         options["pretrained_cfg_overlay"] = {"file": str(checkpoint), "custom_load": False}
     with _as_model_errors(spec):
-        module = timm.create_model(target.architecture, pretrained=checkpoint is not None, **options)
+        module = lazy.require("timm").create_model(
+            target.architecture, pretrained=checkpoint is not None, **options
+        )
     return module, sized(_timm_preprocess(module, spec), spec)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torchvision.models.feature_extraction import create_feature_extractor
 
+from bbx import lazy
 from bbx.errors import ModelError
 from bbx.models.build import build
 from bbx.models.registry import resolve
@@ -23,7 +23,7 @@ class FeatureMaps(nn.Module):
         super().__init__()
         self.features = features
         self.layout = layout
-        self.body = create_feature_extractor(backbone, [feature.node for feature in features])
+        self.body = _cut(backbone, [feature.node for feature in features])
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """float32 [batch, 3, height, width] to a map for each node."""
@@ -41,6 +41,15 @@ class FeatureMaps(nn.Module):
     def _from_tokens(tokens: torch.Tensor, images: torch.Tensor, stride: int) -> torch.Tensor:
         patches = tokens[:, 1:].transpose(1, 2)  # without the class token
         return patches.reshape(*patches.shape[:2], images.shape[2] // stride, images.shape[3] // stride)
+
+
+def _cut(backbone: nn.Module, nodes: list[str]) -> nn.Module:
+    """The part of a backbone that its nodes need, as a graph module; a dict of their outputs by node."""
+    # timm's own function knows which of timm's layers cannot be traced symbolically.
+    library = "timm" if type(backbone).__module__.startswith("timm.") else "torchvision"
+    owner = lazy.require("timm.models" if library == "timm" else "torchvision.models.feature_extraction")
+    module: nn.Module = owner.create_feature_extractor(backbone, dict(zip(nodes, nodes, strict=True)))
+    return module
 
 
 def feature_maps(spec: ModelSpec) -> FeatureMaps:

