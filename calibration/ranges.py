@@ -1,0 +1,194 @@
+"""The range of every activation on real images, in one streaming pass of ONNX Runtime.
+
+The reductions are part of the graph that runs, so a handful of numbers leaves it for each tensor and
+batch; no activation is written anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from bbx import artifact
+from bbx.errors import BbxError
+from bbx.exporter import onnx_graph
+from bbx.exporter.typed_policy import TensorRange
+from bbx.process import progress
+
+_STATISTICS = "bbx.ranges"
+_SMALLEST_NORMAL, _LARGEST_ZERO = 2.0**-14, 2.0**-25
+"""Of FP16: below the first, accuracy is lost; up to the second, everything rounds to zero."""
+_CONSTANTS = {
+    "zero": np.float32(0),
+    "one": np.float32(1),
+    "per_normal": np.float32(1 / _SMALLEST_NORMAL),
+    "per_zero": np.float32(1 / _LARGEST_ZERO),
+    "axis": np.array([0], np.int64),
+}
+_SAME_VALUES = {"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity"}
+"""Operators whose result has the range of their input, so that it need not be measured again."""
+
+
+def activation_ranges(
+    model_path: Path, batches: Iterable[Mapping[str, NDArray[np.generic]]]
+) -> dict[str, TensorRange]:
+    """Scan an ONNX graph on real inputs.
+
+    Args:
+        model_path: any ONNX graph that ONNX Runtime can run.
+        batches: feeds, one mapping a run; read one at a time.
+
+    Returns:
+        The range of each float32 input and activation of the main graph (local functions inlined), by name.
+        Shares are averages over the batches, weighted by the nonzero values seen in each.
+
+    Raises:
+        ArtifactError: the graph cannot be read, or its external data is not safe to open.
+        BbxError: there is no batch, or ONNX Runtime cannot run the graph on one.
+    """
+    artifact.check_external_data(model_path)
+    model = onnx_graph.prepared(onnx.load(str(model_path)), opset=13)
+    places = _instrument(model)
+    rows: NDArray[np.float64] | None = None
+    with tempfile.TemporaryDirectory(prefix="bbx-ranges-") as folder:
+        session = _session(model, Path(folder))
+        del model
+        for count, feeds in enumerate(batches, start=1):
+            progress("scan ranges", None, f"batch {count}")
+            fresh = _run(session, feeds)
+            rows = fresh if rows is None else _merged(rows, fresh)
+    if rows is None:
+        raise BbxError("A range scan needs at least one batch of images.")
+    ranges = [_range(row) for row in rows]
+    return {name: ranges[place] for name, place in places.items()}
+
+
+def _instrument(model: ModelProto) -> dict[str, int]:
+    """Make one table the graph's only output, and return the row of each tensor.
+
+    Its columns: minimum; maximum; how many values are not zero, are at least FP16's smallest normal, do not
+    round to zero in FP16; and nought, or NaN when a value is not finite.
+    """
+    graph = model.graph
+    infos = onnx_graph.tensor_infos(model)
+    rows: dict[str, int] = {}
+    cells: list[str] = []
+    nodes: list[NodeProto] = []
+
+    def measure(names: Iterable[str]) -> None:
+        for name in names:
+            if name in infos and infos[name].elem_type == TensorProto.FLOAT:
+                rows[name] = len(cells)
+                nodes.extend(_statistics(name))
+                cells.append(_local(name, "row"))
+
+    measure(value.name for value in graph.input)
+    for node in graph.node:
+        nodes.append(node)
+        if node.op_type in _SAME_VALUES and node.input[0] in rows:
+            rows[node.output[0]] = rows[node.input[0]]
+        else:
+            measure(node.output)
+    if cells:
+        nodes.append(helper.make_node("Concat", cells, [_STATISTICS], axis=0))
+    del graph.node[:], graph.output[:]
+    graph.node.extend(nodes)
+    for what, value in _CONSTANTS.items():
+        graph.initializer.append(numpy_helper.from_array(np.asarray(value), _local("", what)))
+    graph.output.append(helper.make_tensor_value_info(_STATISTICS, TensorProto.FLOAT, None))
+    return rows
+
+
+def _local(name: str, what: str) -> str:
+    return f"{_STATISTICS}/{what}/{name}"
+
+
+def _statistics(name: str) -> list[NodeProto]:
+    """Nodes that reduce one tensor to one row of the table.
+
+    Counting is arithmetic (clip to 0..1, round, sum), since ONNX Runtime's comparisons and selections take
+    ten times as long on a CPU.
+    """
+
+    def node(operator: str, inputs: list[str], output: str, **attributes: Any) -> NodeProto:
+        return helper.make_node(operator, inputs, [_local(name, output)], **attributes)
+
+    def here(what: str) -> str:
+        return _local(name, what)
+
+    def count(of: str, rounding: str, what: str) -> list[NodeProto]:
+        return [
+            node("Clip", [of, _local("", "zero"), _local("", "one")], f"clipped_{what}"),
+            node(rounding, [here(f"clipped_{what}")], f"is_{what}"),
+            node("ReduceSum", [here(f"is_{what}")], what, keepdims=0),
+        ]
+
+    columns = ("minimum", "maximum", "nonzero", "normal", "survives", "finite")
+    return [
+        node("ReduceMin", [name], "minimum", keepdims=0),
+        node("ReduceMax", [name], "maximum", keepdims=0),
+        node("Mul", [name, _local("", "zero")], "noughts"),
+        node("ReduceSum", [here("noughts")], "finite", keepdims=0),
+        node("Abs", [name], "magnitude"),
+        *count(here("magnitude"), "Ceil", "nonzero"),
+        node("Mul", [here("magnitude"), _local("", "per_normal")], "normals"),
+        *count(here("normals"), "Floor", "normal"),
+        node("Mul", [here("magnitude"), _local("", "per_zero")], "survivors"),
+        *count(here("survivors"), "Floor", "survives"),
+        *(node("Unsqueeze", [here(c), _local("", "axis")], f"{c}_cell") for c in columns),
+        node("Concat", [here(f"{c}_cell") for c in columns], "flat_row", axis=0),
+        node("Unsqueeze", [here("flat_row"), _local("", "axis")], "row"),
+    ]
+
+
+def _session(model: ModelProto, folder: Path) -> onnxruntime.InferenceSession:
+    path = folder / "model.onnx"
+    onnx.save_model(model, str(path), save_as_external_data=True, location="weights")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # it would print what is raised here as an error
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors share no base class
+        raise BbxError(f"ONNX Runtime cannot load the graph for a range scan: {error}") from error
+
+
+def _run(
+    session: onnxruntime.InferenceSession, feeds: Mapping[str, NDArray[np.generic]]
+) -> NDArray[np.float64]:
+    try:
+        table = session.run([_STATISTICS], dict(feeds))[0]
+    except Exception as error:  # ONNX Runtime's errors share no base class
+        raise BbxError(f"ONNX Runtime cannot run the graph on a batch of the range scan: {error}") from error
+    return np.asarray(table, dtype=np.float64)
+
+
+def _merged(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    merged = one + other
+    merged[:, 0] = np.minimum(one[:, 0], other[:, 0])
+    merged[:, 1] = np.maximum(one[:, 1], other[:, 1])
+    return merged
+
+
+def _range(row: NDArray[np.float64]) -> TensorRange:
+    minimum, maximum, nonzero, normal, survives, nought = (float(value) for value in row)
+    finite = nought == 0
+    if not finite:
+        minimum, maximum = -math.inf, math.inf
+    counted = max(nonzero, 1.0)
+    return TensorRange(
+        minimum=minimum,
+        maximum=maximum,
+        absmax=max(-minimum, maximum),
+        subnormal_share=(nonzero - normal) / counted if finite else 0.0,
+        underflow_share=(nonzero - survives) / counted if finite else 0.0,
+        finite=finite,
+    )
