@@ -22,7 +22,7 @@ from bbx.types import Preprocess
 def seeded(seed: int) -> Iterator[None]:
     """Draw random numbers from this seed meanwhile, and leave the caller's generator as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # the CPU's only: modules are made there
         yield
 
 
@@ -88,7 +88,7 @@ def _by_torchvision(
         spec,
     )
     options: dict[str, Any] = dict(target.options) if isinstance(target, Preset) else {}
-    if target.architecture.startswith("vit_"):
+    if target.architecture.startswith("vit_"):  # the one family here that is built for one image size
         options["image_size"] = preprocess.height
     with _as_model_errors(spec):
         return lazy.require("torchvision").models.get_model(

@@ -27,7 +27,7 @@ def classifier_path(module: nn.Module) -> str | None:
     if recorded is not None:
         return recorded if isinstance(recorded, str) else None
     for kind in (nn.Linear, nn.Conv2d):
-        paths = [path for path, layer in module.named_modules() if isinstance(layer, kind)]
+        paths: list[str] = [path for path, layer in module.named_modules() if isinstance(layer, kind)]
         if paths:
             return paths[-1]
     return None

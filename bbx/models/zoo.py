@@ -271,7 +271,6 @@ _TRANSFORMERS = (
         768,
         min_size=16,
         map_layout="tokens",
-        size_option="image_size",
         size_multiple=16,
     ),
     _preset(

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torchvision.models import ResNet18_Weights
+from torchvision.models import ResNet18_Weights, ViT_B_16_Weights
 
 from bbx import process
 from bbx.artifact import WeightsFile, sha256_of
@@ -257,13 +257,20 @@ def test_auto_offline_settles_for_random_and_says_so(offline: Path, name: str) -
     assert cached_pretrained(name) is None
 
 
-def _cache(monkeypatch: pytest.MonkeyPatch, folder: Path, state: Any, *, sha256: str | None = None) -> Path:
-    """Put a checkpoint where torchvision looks for ResNet-18's, under a name with that hash."""
+def _cache(
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    state: Any,
+    *,
+    weights: Any = ResNet18_Weights,
+    sha256: str | None = None,
+) -> Path:
+    """Put a checkpoint where torchvision looks for a model's, under a name with that hash."""
     checkpoints = folder / "hub" / "checkpoints"
     checkpoints.mkdir(parents=True)
     torch.save(state, checkpoints / "new")
-    name = f"resnet18-{(sha256 or sha256_of(checkpoints / 'new'))[:8]}.pth"
-    monkeypatch.setattr(ResNet18_Weights, "url", f"https://download.pytorch.org/models/{name}")
+    name = f"net-{(sha256 or sha256_of(checkpoints / 'new'))[:8]}.pth"
+    monkeypatch.setattr(weights, "url", f"https://download.pytorch.org/models/{name}")
     return (checkpoints / "new").rename(checkpoints / name)
 
 
@@ -274,6 +281,20 @@ def test_torchvisions_cache_is_used(offline: Path, monkeypatch: pytest.MonkeyPat
     assert model.weights == "pretrained"
     assert same(model, state)
     assert cached_pretrained("resnet18") == path
+
+
+def test_a_transformers_positions_follow_the_image_size(
+    offline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = dict(build(ModelSpec("vit_b_16", weights="random")).module.state_dict())
+    ramp = torch.linspace(0, 1, 14).repeat_interleave(14)  # position embedding: the row of the patch
+    state["encoder.pos_embedding"][0, 1:] = ramp[:, None]
+    _cache(monkeypatch, offline, state, weights=ViT_B_16_Weights)
+    model = build(ModelSpec("vit_b_16", image_size=112))
+    assert "interpolated" in model.notes[0]
+    rows = model.module.state_dict()["encoder.pos_embedding"][0, 1:, 0].reshape(7, 7)
+    assert torch.allclose(rows[:, 0], rows[:, 6], atol=1e-5)
+    assert (rows[1:, 0] > rows[:-1, 0]).all()
 
 
 @pytest.mark.parametrize("weights", ["auto", "pretrained"])

@@ -18,6 +18,7 @@ from bbx.models.registry import presets
 from bbx.models.spec import ModelSpec, Preset
 
 _ALL = [pytest.param(entry, id=entry.name) for entry in presets()]
+_SLIDING = [pytest.param(entry, id=entry.name) for entry in presets() if entry.map_layout != "tokens"]
 _SIDE = 128
 _WIDER = 64
 
@@ -78,7 +79,7 @@ def test_preprocessing_is_that_of_the_published_weights(entry: Preset) -> None:
         assert resize == weights.resize_size[0]
 
 
-@pytest.mark.parametrize("entry", [entry for entry in _ALL if entry.values[0].map_layout != "tokens"])  # type: ignore[union-attr]
+@pytest.mark.parametrize("entry", _SLIDING)
 def test_feature_maps_and_pooled_channels_are_what_a_forward_pass_gives(entry: Preset) -> None:
     module = skeleton(entry)
     logits, maps = shapes(module, entry, _SIDE)
@@ -99,7 +100,7 @@ def test_tokens_advertise_patches() -> None:
     assert maps == [(feature.channels, 1 + (64 // feature.stride) ** 2)]
 
 
-@pytest.mark.parametrize("entry", [entry for entry in _ALL if entry.values[0].size_option is None])  # type: ignore[union-attr]
+@pytest.mark.parametrize("entry", _SLIDING)
 def test_min_size_is_the_smallest_that_works(entry: Preset) -> None:
     module = skeleton(entry)
     assert shapes(module, entry, entry.min_size)[0] == (2, 1000)
