@@ -10,7 +10,7 @@ from torch import nn
 from bbx.artifact import WeightsOrigin
 from bbx.errors import ModelError, WeightsError
 from bbx.models import checkpoint
-from bbx.models.construct import construct, seeded
+from bbx.models.construct import check_size, construct, seeded
 from bbx.models.factory import call_factory
 from bbx.models.heads import attach, classifier_path
 from bbx.models.registry import resolve
@@ -116,6 +116,8 @@ def _from_factory(target: Prefixed, spec: ModelSpec) -> _Parts:
 
 
 def _from_library(target: Preset | Prefixed, spec: ModelSpec) -> _Parts:
+    if isinstance(target, Preset):
+        check_size(target, spec)
     choice = choose(spec, target)
     timm_loads = target.library == "timm" and choice.origin == "pretrained" and not choice.in_order
     with seeded(spec.seed):

@@ -43,11 +43,9 @@ def construct(
             safetensors file.
 
     Raises:
-        ModelError: no such model, or not at this image size.
+        ModelError: no such model, or its library cannot build it at this image size.
         UnavailableError: its library is not installed.
     """
-    if isinstance(target, Preset):
-        _check_size(target, spec)
     make = _by_timm if target.library == "timm" else _by_torchvision
     module, preprocess = make(target, spec, checkpoint)
     if isinstance(target, Preset):
@@ -55,7 +53,12 @@ def construct(
     return module, preprocess
 
 
-def _check_size(preset: Preset, spec: ModelSpec) -> None:
+def check_size(preset: Preset, spec: ModelSpec) -> None:
+    """Refuse an image size at which the preset cannot run, before anything is downloaded or built.
+
+    Raises:
+        ModelError: it is below the minimum or no multiple of the patch size; says which would do.
+    """
     size = spec.image_size or preset.preprocess.height
     if size < preset.min_size:
         raise ModelError(
