@@ -1,0 +1,1 @@
+"""Measurements that say whether they may be believed, and the report of them."""

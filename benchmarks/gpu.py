@@ -70,8 +70,12 @@ def _nvml_device() -> Iterator[tuple[Any, Any] | None]:
     """NVML and the first visible GPU's handle, or None; NVML is shut down at the end."""
     try:
         nvml = importlib.import_module("pynvml")
+    except ImportError:
+        yield None
+        return
+    try:
         nvml.nvmlInit()
-    except Exception:  # noqa: BLE001  (no wheel, no driver and a broken driver each raise their own)
+    except nvml.NVMLError:
         yield None
         return
     try:
@@ -81,13 +85,13 @@ def _nvml_device() -> Iterator[tuple[Any, Any] | None]:
 
 
 def _first_visible(nvml: Any) -> tuple[Any, Any] | None:
-    """CUDA's device 0: the first entry of CUDA_VISIBLE_DEVICES, an index or a UUID."""
+    """CUDA's device 0: the first entry of CUDA_VISIBLE_DEVICES, an index or a UUID (else none)."""
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
     try:
-        if first.startswith("GPU-"):
+        if first.startswith(("GPU-", "MIG-")):
             return nvml, nvml.nvmlDeviceGetHandleByUUID(first)
-        return nvml, nvml.nvmlDeviceGetHandleByIndex(int(first))
-    except (nvml.NVMLError, ValueError):
+        return (nvml, nvml.nvmlDeviceGetHandleByIndex(int(first))) if first.isdigit() else None
+    except nvml.NVMLError:
         return None
 
 

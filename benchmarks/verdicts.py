@@ -40,7 +40,7 @@ STOLEN = 0.01
 HELD_BACK = 0.01
 OTHERS_CORES = 0.10
 CORES_FULL = 0.90
-INVOLUNTARY_PER_S = 200.0
+INVOLUNTARY_PER_S = 60.0
 CLOCK_DROP = 0.90
 SHORTEST_LOAD_S = 0.5
 """Below this the kernel's counters, which move in steps of 10 ms, say nothing."""
@@ -207,7 +207,8 @@ def stability_reasons(samples: Samples) -> list[Reason]:
             Reason(
                 "unstable",
                 f"There are two speeds: {1 - modes.share:.0%} of the runs take about "
-                f"{milliseconds(modes.low)} and {modes.share:.0%} about {milliseconds(modes.high)}, so their median means little.",
+                f"{milliseconds(modes.low)} and {modes.share:.0%} about {milliseconds(modes.high)}, "
+                "so their median means little.",
                 "Pin the threads (`taskset`), fix the clocks, and measure again.",
             )
         )

@@ -1,0 +1,170 @@
+"""The whole road with real ONNX Runtime and torch, in real child processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from bbx import process
+from bbx.benchmarks import bench as bench_module
+from bbx.benchmarks.bench import bench
+from bbx.benchmarks.feeds import cases_for
+from bbx.benchmarks.journal import read_samples
+from bbx.benchmarks.parity import against_reference, measured_path, worst
+from bbx.errors import Cancelled, ModelError, UsageError
+from bbx.runners.fake import FakeRunner
+from bbx.types import Preprocess, TensorSpec
+
+INPUTS = (TensorSpec("images", "float32", (None, 3, 8, 8)),)
+OUTPUTS = (TensorSpec("logits", "float32", (None, 5)),)
+
+
+def write_graph(path: Path, *, batch: int | str = "batch") -> Path:
+    """A convolution and a mean, as somebody else's ONNX file."""
+    weight = np.random.default_rng(0).standard_normal((5, 3, 3, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["images", "weight"], ["maps"], kernel_shape=[3, 3]),
+        helper.make_node("GlobalAveragePool", ["maps"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, 32, 32])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 5])],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    return write_graph(tmp_path / "net.onnx")
+
+
+def test_a_graph_is_measured_and_then_not_again(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    found = bench([str(graph)], runtimes=["ort-cpu"], out=out, threads=1)
+    [row] = found["results"]
+    assert row["latency_ns"]["min"] <= row["latency_ns"]["median"]
+    assert (row["clock"], row["device"]) == ("perf_counter_ns", "cpu")
+    assert row["parity"]["verdict"] == "pass"
+    samples, warm_up = read_samples(out / row["samples"])
+    assert (samples.size, warm_up.size) == (row["runs"], row["warm_up"]["runs"])
+    assert int(samples.min()) == row["latency_ns"]["min"]
+    assert row["throughput_per_s"] * row["latency_ns"]["mean"] == pytest.approx(1e9, rel=0.05)
+    assert json.loads((out / "report.json").read_text()) == found
+    monkeypatch.setattr(process.subprocess, "Popen", _no_child)
+    again = bench([str(graph)], runtimes=["ort-cpu"], out=out, threads=1, resume=True)
+    assert again["results"] == found["results"]
+
+
+def _no_child(*_: Any, **__: Any) -> None:
+    raise AssertionError("a child process was started")
+
+
+def test_a_preset_on_torch_is_compared_on_photographs_and_noise(tmp_path: Path) -> None:
+    found = bench(
+        ["mobilenet_v3_small"],
+        runtimes=["eager"],
+        batches=(2,),
+        out=tmp_path,
+        spec_options={"weights": "random", "image_size": 32, "head": "none"},
+    )
+    [good] = found["results"]
+    assert (good["runtime"], good["weights"]) == ("eager", "random")
+    assert good["parity"]["verdict"] == "pass"
+    assert [case["input"] for case in good["parity"]["cases"]] == ["photographs", "photographs", "noise"]
+    assert good["throughput_per_s"] == pytest.approx(2e9 / good["latency_ns"]["mean"], rel=0.06)
+
+
+def test_a_fixed_batch_that_does_not_fit_says_what_to_type(tmp_path: Path) -> None:
+    fixed = write_graph(tmp_path / "fixed.onnx", batch=2)
+    found = bench([str(fixed)], runtimes=["ort-cpu"], batches=(3,), out=tmp_path / "out")
+    [row] = found["results"]
+    assert row["verdict"] == "failed"
+    assert row["reasons"][0]["text"].startswith("UsageError: The artefact has the fixed batch 2")
+    assert row["reasons"][0]["remedy"] == "Type --batch 2."
+
+
+def test_a_cancelled_run_reports_what_it_has(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter(
+        [{"key": "x", "latency_ns": None, "reasons": [], "verdict": "failed", "precision": "fp32"}]
+    )
+
+    def execute(request: dict[str, Any]) -> dict[str, Any]:
+        for answer in answers:
+            return answer | {name: request[name] for name in ("key", "subject", "runtime", "batch")}
+        raise Cancelled("Cancelled.")
+
+    monkeypatch.setattr(bench_module, "in_child", lambda _: execute)
+    with pytest.raises(Cancelled):
+        bench([str(graph)], runtimes=["ort-cpu"], batches=(1, 2), out=tmp_path)
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert not written["complete"]
+    assert len(written["results"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("subjects", "options", "error", "text"),
+    [
+        ([], {}, UsageError, "Nothing to measure"),
+        (["resnet19"], {}, ModelError, "resnet18"),
+        (["resnet18"], {"batches": (0,)}, UsageError, "--batch must be at least 1"),
+        (["resnet18"], {"profile": "fast"}, UsageError, "no profile 'fast'"),
+        (["resnet18"], {"runtimes": ["ort"]}, UsageError, "ort-cpu"),
+        (["resnet18"], {"runtimes": ["torchscript"], "precisions": ("bf16",)}, UsageError, "in fp32"),
+    ],
+)
+def test_wrong_options_are_found_before_anything_is_measured(
+    tmp_path: Path, subjects: list[str], options: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        bench(subjects, out=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_fast_path_that_computes_something_else_is_found() -> None:
+    cases = cases_for(INPUTS, None, 2)
+    with FakeRunner(INPUTS, OUTPUTS) as reference, FakeRunner(INPUTS, OUTPUTS, cached=True) as runner:
+        assert measured_path(runner, runner.bind(cases[0].feeds), cases[0], "fp32")["verdict"] == "pass"
+        found = against_reference(reference, runner, runner.bind(cases[0].feeds), cases, "fp32")
+    assert found["verdict"] == "fail"
+    assert "logits" in found["reasons"][0]
+
+
+def test_the_gravest_finding_counts_and_none_is_none() -> None:
+    fail, unsure, good = ({"verdict": verdict} for verdict in ("fail", "inconclusive", "pass"))
+    assert worst([good, None, fail, unsure]) is fail
+    assert worst([None, good]) is good
+    assert worst([None]) is None
+
+
+def test_a_row_is_fed_with_different_photographs_where_the_input_is_an_image() -> None:
+    how = Preprocess(height=8, width=8)
+    first, second, noise = cases_for(INPUTS, how, 3)
+    assert [case.input for case in (first, second, noise)] == ["photographs", "photographs", "noise"]
+    assert first.feeds["images"].shape == (3, 3, 8, 8)
+    assert not np.array_equal(first.feeds["images"], second.feeds["images"])
+
+
+def test_a_row_on_onnx_runtime_does_not_load_torch() -> None:
+    code = (
+        "import sys, bbx.benchmarks.row, bbx.benchmarks.bench, bbx.runners.ort, onnxruntime;"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
