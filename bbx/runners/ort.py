@@ -144,10 +144,12 @@ class OrtRunner(Runner):
         return Bound(step, partial(sample_host_clock, step), "perf_counter_ns", outputs)
 
     def _run_options(self, ort: Any) -> Any:
+        """Options of one run: none on the CPU, where passing any was measured to cost 29 µs a run."""
+        if self._provider == "cpu":
+            return None
         options = ort.RunOptions()
         options.log_severity_level = _ERROR_LEVEL
-        if self._provider == "cuda":
-            options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         return options
 
     def _opened(self) -> Any:

@@ -81,6 +81,7 @@ def test_torchscript_takes_inputs_and_outputs_together_or_neither(
         TorchScriptRunner(files["torchscript"], nets.INPUTS)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning", "ignore:.*torch.jit.*:DeprecationWarning")
 def test_a_frozen_torchscript_file_runs_too(tmp_path: Path, nets: ModuleType) -> None:
     path = tmp_path / "frozen.torchscript"
     traced = torch.jit.trace(nets.net(), torch.zeros(1, 3, 32, 32))
