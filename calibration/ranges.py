@@ -32,8 +32,10 @@ _CONSTANTS = {
     "one": np.float32(1),
     "per_normal": np.float32(1 / _SMALLEST_NORMAL),
     "per_zero": np.float32(1 / _LARGEST_ZERO),
-    "axis": np.array([0], np.int64),
 }
+_COLUMNS = ("minimum", "maximum", "nonzero", "normal", "survives", "finite")
+"""What is measured of each tensor: extremes; how many values are not zero, are at least FP16's smallest
+normal, do not round to zero in FP16; and nought, or NaN when a value is not finite."""
 _SAME_VALUES = {"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity"}
 """Operators whose result has the range of their input, so that it need not be measured again."""
 
@@ -57,7 +59,7 @@ def activation_ranges(
     """
     artifact.check_external_data(model_path)
     model = onnx_graph.prepared(onnx.load(str(model_path)), opset=13)
-    places = _instrument(model)
+    measured_as = _instrument(model)
     rows: NDArray[np.float64] | None = None
     with tempfile.TemporaryDirectory(prefix="bbx-ranges-") as folder:
         session = _session(model, Path(folder))
@@ -68,44 +70,39 @@ def activation_ranges(
             rows = fresh if rows is None else _merged(rows, fresh)
     if rows is None:
         raise BbxError("A range scan needs at least one batch of images.")
-    ranges = [_range(row) for row in rows]
-    return {name: ranges[place] for name, place in places.items()}
+    measured = zip(dict.fromkeys(measured_as.values()), map(_range, rows), strict=True)
+    ranges = dict(measured)
+    return {name: ranges[source] for name, source in measured_as.items()}
 
 
-def _instrument(model: ModelProto) -> dict[str, int]:
-    """Make one table the graph's only output, and return the row of each tensor.
-
-    Its columns: minimum; maximum; how many values are not zero, are at least FP16's smallest normal, do not
-    round to zero in FP16; and nought, or NaN when a value is not finite.
-    """
+def _instrument(model: ModelProto) -> dict[str, str]:
+    """Make the statistics the graph's only outputs; returns for each tensor the one it was measured as."""
     graph = model.graph
     infos = onnx_graph.tensor_infos(model)
-    rows: dict[str, int] = {}
-    cells: list[str] = []
+    measured_as: dict[str, str] = {}
     nodes: list[NodeProto] = []
 
     def measure(names: Iterable[str]) -> None:
         for name in names:
             if name in infos and infos[name].elem_type == TensorProto.FLOAT:
-                rows[name] = len(cells)
+                measured_as[name] = name
                 nodes.extend(_statistics(name))
-                cells.append(_local(name, "row"))
 
     measure(value.name for value in graph.input)
     for node in graph.node:
         nodes.append(node)
-        if node.op_type in _SAME_VALUES and node.input[0] in rows:
-            rows[node.output[0]] = rows[node.input[0]]
+        if node.op_type in _SAME_VALUES and node.input[0] in measured_as:
+            measured_as[node.output[0]] = measured_as[node.input[0]]
         else:
             measure(node.output)
-    if cells:
-        nodes.append(helper.make_node("Concat", cells, [_STATISTICS], axis=0))
     del graph.node[:], graph.output[:]
     graph.node.extend(nodes)
     for what, value in _CONSTANTS.items():
         graph.initializer.append(numpy_helper.from_array(np.asarray(value), _local("", what)))
-    graph.output.append(helper.make_tensor_value_info(_STATISTICS, TensorProto.FLOAT, None))
-    return rows
+    for name in dict.fromkeys(measured_as.values()):
+        for column in _COLUMNS:
+            graph.output.append(helper.make_tensor_value_info(_local(name, column), TensorProto.FLOAT, []))
+    return measured_as
 
 
 def _local(name: str, what: str) -> str:
@@ -113,7 +110,7 @@ def _local(name: str, what: str) -> str:
 
 
 def _statistics(name: str) -> list[NodeProto]:
-    """Nodes that reduce one tensor to one row of the table.
+    """Nodes that reduce one tensor to the numbers named in `_COLUMNS`.
 
     Counting is arithmetic (clip to 0..1, round, sum), since ONNX Runtime's comparisons and selections take
     ten times as long on a CPU.
@@ -132,7 +129,6 @@ def _statistics(name: str) -> list[NodeProto]:
             node("ReduceSum", [here(f"is_{what}")], what, keepdims=0),
         ]
 
-    columns = ("minimum", "maximum", "nonzero", "normal", "survives", "finite")
     return [
         node("ReduceMin", [name], "minimum", keepdims=0),
         node("ReduceMax", [name], "maximum", keepdims=0),
@@ -144,9 +140,6 @@ def _statistics(name: str) -> list[NodeProto]:
         *count(here("normals"), "Floor", "normal"),
         node("Mul", [here("magnitude"), _local("", "per_zero")], "survivors"),
         *count(here("survivors"), "Floor", "survives"),
-        *(node("Unsqueeze", [here(c), _local("", "axis")], f"{c}_cell") for c in columns),
-        node("Concat", [here(f"{c}_cell") for c in columns], "flat_row", axis=0),
-        node("Unsqueeze", [here("flat_row"), _local("", "axis")], "row"),
     ]
 
 
@@ -165,10 +158,10 @@ def _run(
     session: onnxruntime.InferenceSession, feeds: Mapping[str, NDArray[np.generic]]
 ) -> NDArray[np.float64]:
     try:
-        table = session.run([_STATISTICS], dict(feeds))[0]
+        numbers = session.run(None, dict(feeds))
     except Exception as error:  # ONNX Runtime's errors share no base class
         raise BbxError(f"ONNX Runtime cannot run the graph on a batch of the range scan: {error}") from error
-    return np.asarray(table, dtype=np.float64)
+    return np.asarray(numbers, dtype=np.float64).reshape(-1, len(_COLUMNS))
 
 
 def _merged(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -92,14 +92,16 @@ def graph_facts(model: ModelProto, half: HalfType) -> GraphFacts:
 
 
 def _misfit(values: NDArray[np.generic], half: HalfType, *, bias: bool) -> str | None:
-    exact = values.astype(np.float64).ravel()
-    finite = np.isfinite(exact)
+    exact = values.astype(np.float32, copy=False).ravel()
     with np.errstate(over="ignore"):
-        rounded = values.ravel().astype(half.dtype).astype(np.float64)
+        rounded = exact.astype(half.dtype).astype(np.float32)
+    finite = np.isfinite(exact)
     if not np.isfinite(rounded[finite]).all():
         return f"a constant of {np.abs(exact[finite]).max():.3g} overflows {half.name}"
-    error = np.linalg.norm(rounded[finite] - exact[finite])
-    scale = np.linalg.norm(exact[finite])
+    # Scaled first: the squares of tiny weights would underflow, those of large ones overflow.
+    largest = float(np.abs(exact[finite]).max(initial=0.0)) or 1.0
+    error = np.linalg.norm((rounded[finite] - exact[finite]) / largest)
+    scale = np.linalg.norm(exact[finite] / largest)
     if not bias and error > WEIGHT_ERROR * scale:
         return f"rounding its constant to {half.name} changes it by {error / scale:.0%}"
     return None

@@ -124,11 +124,17 @@ def _structural_reason(node: NodeProto, facts: GraphFacts) -> str | None:
 def _constant_reason(node: NodeProto, facts: GraphFacts) -> str | None:
     for position, (name, castable) in enumerate(zip(node.input, half_inputs(node, facts), strict=True)):
         if castable and name in facts.initialisers:
-            bias = node.op_type in ("Conv", "ConvTranspose", "Gemm") and position == _BIAS
-            misfit = facts.misfit(name, bias=bias)
+            misfit = facts.misfit(name, bias=_is_bias(node, position, facts))
             if misfit is not None:
                 return misfit
     return None
+
+
+def _is_bias(node: NodeProto, position: int, facts: GraphFacts) -> bool:
+    """Whether a constant is added to activations; a scalar may be the epsilon that guards a division."""
+    if node.op_type in ("Conv", "ConvTranspose", "Gemm"):
+        return position == _BIAS
+    return node.op_type in ("Add", "Sub") and len(facts.initialisers[node.input[position]].dims) > 0
 
 
 def _sum_reason(node: NodeProto, facts: GraphFacts, ranges: Mapping[str, TensorRange]) -> str | None:

@@ -202,7 +202,9 @@ def test_constants_that_do_not_fit_keep_their_node(value: float, fragment: str) 
 
 def test_a_tiny_bias_does_not_keep_its_convolution() -> None:
     weights = {"w": _weights(8, 3, 3, 3), "b": _weights(8) * np.float32(1e-9)}
-    model = _model([helper.make_node("Conv", ["x", "w", "b"], ["y"])], weights, shape=(1, 3, 8, 8))
+    weights["added"] = np.full((8, 1, 1), 1e-9, np.float32)
+    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["c"]), helper.make_node("Add", ["c", "added"], ["y"])]
+    model = _model(nodes, weights, shape=(1, 3, 8, 8))
     assert typed_from_onnx(model, "fp16", {}).kept == ()
 
 
