@@ -12,6 +12,7 @@ from typing import Literal, cast
 
 from bbx.artifact import Manifest, read_manifest, sha256_of
 from bbx.benchmarks.plan import Row, Subject
+from bbx.errors import BbxError, Cancelled
 from bbx.pipeline import EngineStep, ExportStep, Step, TypedStep, ensure
 from bbx.process import Listener, silent
 from bbx.runners.registry import RUNTIMES
@@ -53,7 +54,7 @@ class Workshop:
 
     out: Path
     listener: Listener = silent
-    _made: dict[tuple[object, ...], Artefact] = field(default_factory=dict)
+    _made: dict[tuple[Step, Path], Artefact | BbxError] = field(default_factory=dict)
 
     def ready(self, subject: Subject, row: Row) -> Ready:
         """Make or reuse what a row needs.
@@ -107,9 +108,21 @@ class Workshop:
     def _once(self, step: Step, out: Path) -> Artefact:
         key = (step, out)
         if key not in self._made:
+            self._made[key] = self._attempt(step, out)
+        found = self._made[key]
+        if isinstance(found, BbxError):
+            raise found
+        return found
+
+    def _attempt(self, step: Step, out: Path) -> Artefact | BbxError:
+        """The artefact, or why there is none: what failed once is not tried again for the next row."""
+        try:
             made = ensure(step, out, listener=self.listener)
-            self._made[key] = Artefact(made.path, made.manifest.sha256)
-        return self._made[key]
+        except Cancelled:
+            raise
+        except BbxError as error:
+            return error
+        return Artefact(made.path, made.manifest.sha256)
 
 
 def manifest_of(path: Path) -> Manifest | None:
