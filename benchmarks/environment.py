@@ -13,9 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import bbx
-from bbx import lazy
-from bbx.artifact import fingerprint_of
+from bbx.artifact import fingerprint_of, tool_versions
 from bbx.benchmarks.contention import ROOT, cgroup_quota, read_text, usable_cpus
 from bbx.benchmarks.gpu import gpu_facts
 
@@ -61,7 +59,7 @@ def describe(root: Path = ROOT) -> dict[str, Any]:
         "system": platform.system() or None,
         "machine": platform.machine() or None,
         "python": platform.python_version(),
-        "libraries": {"bbx": bbx.__version__} | {name: lazy.version(name) for name in LIBRARIES},
+        "libraries": tool_versions(*LIBRARIES),
         "variables": {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
         "gpu": gpu_facts(),
     }

@@ -159,14 +159,14 @@ def choose_runtimes(
 ) -> tuple[list[str], list[LeftOut]]:
     """The runtimes to measure on this machine.
 
-    With none asked for: all that this machine can run, except the fake, `pt2`, and, in a quick profile
-    without a GPU, `compile`.
+    With none asked for (None or empty): all that this machine can run, except the fake, `pt2`, and, in a
+    quick profile without a GPU, `compile`.
 
     Raises:
         UsageError: one that was asked for does not exist.
         UnavailableError: one that was asked for cannot run here.
     """
-    if asked is not None:
+    if asked:
         for name in asked:
             if name not in availability:
                 raise UsageError(f"There is no runtime {name!r}.", hint=did_you_mean(name, availability))

@@ -173,7 +173,7 @@ def _environment(facts: dict[str, Any]) -> str:
     cpu, gpu = facts["cpu"], facts["gpu"]
     quota = f", quota {cpu['quota']:g}" if cpu["quota"] else ""
     virtual = ", in a virtual machine" if cpu["hypervisor"] else ""
-    libraries = ", ".join(f"{name} {version}" for name, version in facts["libraries"].items() if version)
+    libraries = ", ".join(f"{name} {version}" for name, version in facts["libraries"].items())
     lines = [
         f"CPU: {cpu['model'] or 'unknown'}, {len(cpu['usable'])} of {cpu['cores']} cores{quota}{virtual}",
         f"instructions: {', '.join(cpu['instructions']) or 'cannot be read'}",
