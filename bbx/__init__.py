@@ -15,10 +15,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from bbx.version import __version__
+
 if TYPE_CHECKING:
     from bbx.api import bench, build, build_engine, export
-
-__version__ = "0.1.0"
 
 __all__ = ["__version__", "bench", "build", "build_engine", "export"]
 

@@ -28,10 +28,10 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-import bbx
 from bbx import lazy
 from bbx.errors import ArtifactError, ExhaustedError, UsageError
 from bbx.types import SCHEMA, Format, Precision, Preprocess, TensorSpec
+from bbx.version import __version__
 
 PROGRAMS: frozenset[Format] = frozenset({"torchscript", "pt2", "engine"})
 """Formats that execute code of their author when they are loaded."""
@@ -127,7 +127,7 @@ def fingerprint_of(facts: dict[str, Any]) -> str:
 def source_digest() -> str:
     """SHA-256 over bbx's own source, so that no artefact outlives the code that proved it."""
     digest = hashlib.sha256()
-    root = Path(bbx.__file__).parent
+    root = Path(__file__).parent
     walk = os.walk(root, followlinks=True)
     sources = (Path(folder, name) for folder, _, names in walk for name in names if name.endswith(".py"))
     for path in sorted(sources):
@@ -139,7 +139,7 @@ def source_digest() -> str:
 def tool_versions(*modules: str) -> dict[str, str]:
     """Versions of bbx and of the libraries named, without importing them; absent ones are left out."""
     found = {name: lazy.version(name) for name in modules}
-    return {"bbx": bbx.__version__} | {name: text for name, text in found.items() if text is not None}
+    return {"bbx": __version__} | {name: text for name, text in found.items() if text is not None}
 
 
 def manifest_path(path: Path) -> Path:

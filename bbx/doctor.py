@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-import bbx
 from bbx import lazy
 from bbx.artifact import state_folder
 from bbx.errors import BbxError, BuildError, UnavailableError
@@ -28,6 +27,7 @@ from bbx.runners.gpu import gpus
 from bbx.runners.registry import RUNTIMES, Availability, availability
 from bbx.runners.trt_flavor import MODULES, trt_module
 from bbx.types import SCHEMA, Flavor
+from bbx.version import __version__
 
 _GROUPS = (
     ("torch", "torchvision", "timm"),
@@ -73,7 +73,7 @@ def examine() -> Document:
         built = {flavor: future.result() for flavor, future in building.items()}
     document: Document = {
         "schema": SCHEMA,
-        "bbx": bbx.__version__,
+        "bbx": __version__,
         "python": {"version": platform.python_version(), "executable": sys.executable},
         "platform": {
             "system": platform.platform(),

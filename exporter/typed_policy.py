@@ -53,7 +53,7 @@ RANGE_MARGIN = 4.0
 LONGEST_HALF_SUM = 1024
 """Elements up to which a mean or a sum may be taken in the smaller type."""
 MOSTLY = 0.5
-"""Share of a tensor's nonzero values below FP16's normal range from which the tensor loses accuracy."""
+"""Share of a tensor's nonzero values from which, when FP16 rounds so many to zero, it is not kept in FP16."""
 
 _SENSITIVE = {
     operator: reason
@@ -162,6 +162,6 @@ def _range_reason(node: NodeProto, facts: GraphFacts, ranges: Mapping[str, Tenso
             return f"{name} holds infinities or NaNs on real images"
         if seen.absmax * RANGE_MARGIN > facts.half.largest:
             return f"{name} reaches {seen.absmax:.3g} on real images"
-        if seen.subnormal_share > MOSTLY:
-            return f"{seen.subnormal_share:.0%} of {name} is below FP16's normal range"
+        if seen.underflow_share > MOSTLY:
+            return f"{seen.underflow_share:.0%} of {name} rounds to zero in FP16"
     return None

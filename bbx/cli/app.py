@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-import bbx
 from bbx.cli import bench, build_trt, doctor, export, models
 from bbx.cli.output import print_failure
 from bbx.errors import BbxError, Cancelled, ExhaustedError, UsageError
+from bbx.version import __version__
 
 # Help without rich starts three times as fast; tables are drawn with rich once there is one to draw.
 app = typer.Typer(
@@ -34,7 +34,7 @@ app.command("doctor")(doctor.doctor)
 
 def _print_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"bbx {bbx.__version__}")
+        typer.echo(f"bbx {__version__}")
         raise typer.Exit
 
 

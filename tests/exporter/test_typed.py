@@ -160,8 +160,8 @@ def test_a_weight_that_both_types_read_is_stored_in_both() -> None:
     _check(model, typed, np.abs(_weights(4, 4)), 5e-3)
 
 
-def _range(absmax: float, subnormal: float = 0.0) -> TensorRange:
-    return TensorRange(-absmax, absmax, absmax, subnormal, 0.0, finite=True)
+def _range(absmax: float, underflow: float = 0.0) -> TensorRange:
+    return TensorRange(-absmax, absmax, absmax, underflow, underflow, finite=True)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def _range(absmax: float, subnormal: float = 0.0) -> TensorRange:
     [
         (_range(60000), "fp16", True),
         (_range(100), "fp16", False),
-        (_range(1e-6, subnormal=0.9), "fp16", True),
+        (_range(1e-7, underflow=0.9), "fp16", True),
         (TensorRange(-np.inf, np.inf, np.inf, 0, 0, finite=False), "fp16", True),
         (_range(60000), "bf16", False),
     ],
