@@ -73,25 +73,30 @@ def bench(
     )
     setting = Setting(out, profile, threads, resume, environment["fingerprint"])
     suite = Suite(chosen, setting, Workshop(out, listener).ready, in_child(listener))
+    return _reported(suite, todo, environment, on_row)
+
+
+def _reported(suite: Suite, todo: Plan, environment: dict[str, Any], on_row: OnRow) -> Document:
+    """Measure, and write the report of what was measured even when the user stops it."""
     results: list[Document] = []
 
-    def written() -> Document:
+    def write() -> Document:
         finished = report.document(
             results,
             environment=environment,
             left_out=[each.to_json() for each in todo.left_out],
-            profile=profile,
+            profile=suite.setting.profile,
             planned=len(todo.rows),
         )
-        report.write(finished, out)
+        report.write(finished, suite.setting.out)
         return finished
 
     try:
         results.extend(suite.run(todo, on_row))
     except (Cancelled, KeyboardInterrupt):
-        written()
+        write()
         raise
-    return written()
+    return write()
 
 
 def _subjects(names: Sequence[str], everything: bool, spec_options: dict[str, Any]) -> dict[str, Subject]:

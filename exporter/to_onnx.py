@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any, Literal
 
 import onnx
+import onnx_ir as ir
 import torch
 from torch import nn
 
@@ -168,6 +170,7 @@ def _write_with_dynamo(job: _Job, out: Path) -> None:
         verbose=False,
     )
     _strip_traces(program.model)
+    _lower_einsum_labels(program.model)
     for value, name in zip(program.model.graph.inputs, job.input_names, strict=True):
         _require_dynamic(name, tuple(value.shape), job.axes[name])
     program.save(str(out), external_data=job.needs_external_data)
@@ -221,6 +224,18 @@ def _strip_traces(model: Any) -> None:
         value.metadata_props.clear()
     model.graph.metadata_props.clear()
     model.metadata_props.clear()
+
+
+def _lower_einsum_labels(model: Any) -> None:
+    """Give Einsum equations lower-case labels: ONNX allows both cases, TensorRT's parser only this one."""
+    for node in model.graph.all_nodes():
+        equation = node.attributes.get("equation") if node.op_type == "Einsum" else None
+        if equation is None:
+            continue
+        labels = dict.fromkeys(label for label in equation.as_string() if label.isalpha())
+        if len(labels) <= len(ascii_lowercase):
+            table = str.maketrans(dict(zip(labels, ascii_lowercase, strict=False)))
+            node.attributes.add(ir.AttrString("equation", equation.as_string().translate(table)))
 
 
 @contextmanager

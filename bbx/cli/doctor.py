@@ -47,7 +47,7 @@ def summary(document: dict[str, Any]) -> str:
     )
     problems = document["problems"]
     lines += ["", "Nothing that bbx needs is missing." if not problems else "Must be mended:"]
-    return "\n".join(lines + [f"  {found['name']}: {found['reason']} {found['fix']}" for found in problems])
+    return "\n".join(lines + [f"  {found['what']}: {found['reason']} {found['fix']}" for found in problems])
 
 
 def _section(title: str, entries: dict[str, dict[str, Any]], describe: Any) -> list[str]:
