@@ -97,11 +97,11 @@ def cells(row: dict[str, Any]) -> list[str]:
     if not latency:
         reason = row["reasons"][0]["text"] if row["reasons"] else ""
         return [*identity, "–", "–", "–", "–", parity, f"{row['verdict']}: {reason}"[:70]]
-    low, high = latency["ci95"]
+    interval = latency["ci95"]
     return [
         *identity,
         milliseconds(latency["median"]),
-        f"{significant(low / 1e6)}–{significant(high / 1e6)}",
+        "–".join(significant(edge / 1e6) for edge in interval) if interval else "–",
         significant(row["throughput_per_s"], 3),
         mebibytes(row["peak_bytes"]) if row["peak_bytes"] else "–",
         parity,
