@@ -6,7 +6,7 @@ plan's weight bytes are the independent witness that the file on disk agrees.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from bbx.exporter.network_facts import LayerFacts, NetworkFacts
@@ -48,6 +48,7 @@ def precision_proof(
     weights: PlanWeights | None = None,
     *,
     kept: Collection[str] = (),
+    inspected: Mapping[str, Mapping[str, int]] | None = None,
 ) -> PrecisionProof:
     """Compare an engine with the precision that was asked for.
 
@@ -60,17 +61,23 @@ def precision_proof(
         network: from `bbx.exporter.to_engine.EngineBuild`.
         weights: from `bbx.exporter.plan_weights.weights_in_plan`; None for a stripped plan, which has none.
         kept: names of ONNX nodes that were left in FP32 on purpose (`TypedGraph.kept`).
+        inspected: from `bbx.exporter.inspector.inspect_engine`, where the engine could be loaded: at least
+            half of the compute layers that TensorRT finished with must be in the type too.
     """
     layers = network.compute_layers
     stored = weights.found if weights is not None else {}
     achieved = _achieved(layers, stored, counted_in_plan=bool(stored))
     wanted = DTYPE_OF[requested]
-    reasons = [*_layer_reasons(requested, layers, set(kept)), *_weight_reasons(wanted, achieved)]
+    reasons = [
+        *_layer_reasons(requested, layers, set(kept)),
+        *_weight_reasons(wanted, achieved),
+        *_inspector_reasons(wanted, inspected or {}),
+    ]
     return PrecisionProof(
         requested=requested,
         verdict="fail" if reasons else "pass",
         achieved=achieved,
-        evidence=_evidence(weights),
+        evidence=_evidence(weights) + ("; TensorRT's engine inspector" if inspected else ""),
         reasons=tuple(reasons),
     )
 
@@ -114,6 +121,14 @@ def _layer_reasons(requested: Precision, layers: tuple[LayerFacts, ...], kept: s
     if reached < LEAST_SHARE * len(layers):
         reasons.append(f"only {reached} of {len(layers)} compute layers are in {wanted}")
     return reasons
+
+
+def _inspector_reasons(wanted: str, inspected: Mapping[str, Mapping[str, int]]) -> list[str]:
+    total = sum(entry["layers"] for entry in inspected.values())
+    reached = inspected[wanted]["layers"] if wanted in inspected else 0
+    if reached >= LEAST_SHARE * total:
+        return []
+    return [f"the engine inspector finds {reached} of {total} compute layers in {wanted}"]
 
 
 def _weight_reasons(wanted: str, achieved: dict[str, dict[str, int]]) -> list[str]:

@@ -13,6 +13,7 @@ from bbx.artifact import Manifest, sha256_of
 from bbx.errors import CheckFailed
 from bbx.exporter import verify
 from bbx.exporter.engine_options import EngineOptions, current_target, parse_profile
+from bbx.exporter.inspector import inspect_engine
 from bbx.exporter.onnx_io import graph_specs
 from bbx.exporter.plan_weights import weights_in_plan
 from bbx.exporter.precision import PrecisionProof, precision_proof
@@ -95,7 +96,10 @@ def _precision(
 ) -> PrecisionProof:
     kept = parent.document.get("kept", ()) if parent else ()
     weights = None if step.strip else weights_in_plan(model, plan.read_bytes())
-    return precision_proof(step.precision, build.network, weights, kept=[node["name"] for node in kept])
+    inspected = inspect_engine(plan, step.flavor) if current_target() in build.targets else None
+    return precision_proof(
+        step.precision, build.network, weights, kept=[node["name"] for node in kept], inspected=inspected
+    )
 
 
 def _parity(
