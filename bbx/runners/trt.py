@@ -93,23 +93,25 @@ class TrtRunner(Runner):
             self._free_before = cuda.free_bytes()
             self._stream = cuda.Stream()
             owned.callback(self._stream.free)
-            self._context = self._make_context()
+            self._make_context()
             self._owned = owned.pop_all()
 
-    def _make_context(self) -> Any:
+    def _make_context(self) -> None:
         profiles = self._engine.num_optimization_profiles
         if not 0 <= self._profile < profiles:
             raise UsageError(
                 f"{self._path} has {profiles} optimisation profiles, and not number {self._profile}.",
                 hint=f"Choose 0 to {profiles - 1}.",
             )
-        context = self._engine.create_execution_context()
-        if context is None:
+        # No local names: a traceback would keep TensorRT's objects alive (see `trt_engine`).
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
             raise self._failure("could not set up the engine")
-        if self._profile and not context.set_optimization_profile_async(self._profile, self._stream.address):
+        if self._profile and not self._context.set_optimization_profile_async(
+            self._profile, self._stream.address
+        ):
             raise self._failure(f"could not choose profile {self._profile}")
         self._stream.synchronize()
-        return context
 
     def _forget(self) -> None:
         self._active = None

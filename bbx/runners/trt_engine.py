@@ -50,16 +50,26 @@ def engine_from_file(trt: ModuleType, path: Path, log: Any) -> Any:
         ArtifactError: the plan is damaged, of another version or flavour, or made for another GPU.
         UnavailableError: there is no usable GPU.
     """
+    engine = _deserialised(trt, path.read_bytes(), log)
+    if engine is None:
+        raise _why_not_loaded(path, log)
+    return engine
+
+
+def _deserialised(trt: ModuleType, plan: bytes, log: Any) -> Any:
+    """The engine, or None.
+
+    The runtime must be gone when an error is raised: kept alive by a traceback, it would be collected at any
+    time, and when that is inside a call of our logger, TensorRT waits for a lock that it holds itself.
+    """
     try:
         runtime = trt.Runtime(log)
     except TypeError as error:  # how the binding says that it got no runtime
         raise UnavailableError(f"TensorRT cannot start: {log.last_error()}") from error
-    engine = runtime.deserialize_cuda_engine(path.read_bytes())
-    if engine is not None:
-        return engine
-    if hasattr(runtime, "get_engine_validity"):
-        runtime.get_engine_validity(path.read_bytes())  # says in the log what does not fit
-    raise _why_not_loaded(path, log)
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None and hasattr(runtime, "get_engine_validity"):
+        runtime.get_engine_validity(plan)  # says in the log what does not fit
+    return engine
 
 
 def _why_not_loaded(path: Path, log: Any) -> BbxError:
