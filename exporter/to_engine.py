@@ -163,6 +163,7 @@ def _compile(
         "refittable": options.refit,
         "strip_plan": options.strip,
         "builder_optimization_level": options.optimization_level,
+        "profiling_verbosity": trt.ProfilingVerbosity.DETAILED,  # or the inspector tells names only
         "progress_monitor": progress_monitor(trt, stop),
     }
     config = PostprocessConfig(_config_loader(options, targets, common), func=_tf32_setter(trt, options.tf32))

@@ -10,6 +10,7 @@ from torch import nn
 from bbx.artifact import WeightsOrigin
 from bbx.errors import ModelError, WeightsError
 from bbx.models import checkpoint
+from bbx.models.batch_norm import estimate_batch_norm
 from bbx.models.construct import check_size, construct, seeded
 from bbx.models.factory import call_factory
 from bbx.models.heads import attach, classifier_path
@@ -131,9 +132,21 @@ def _from_library(target: Preset | Prefixed, spec: ModelSpec) -> _Parts:
         replaced = attach(module, spec, path)
     if spec.weights_are_a_file:
         notes += _load_file(module, choice, head=path, headless=spec.head == "none")
-    elif choice.origin == "pretrained" and replaced and spec.head != "none":
+    elif choice.origin == "random":
+        notes += _settle(module, target, preprocess)
+    elif replaced and spec.head != "none":
         notes += (f"the {spec.head} head is new: random, from seed {spec.seed}",)
     return module, preprocess, choice.origin, notes
+
+
+def _settle(module: nn.Module, target: Preset | Prefixed, preprocess: Preprocess) -> tuple[str, ...]:
+    """Give random weights batch-norm statistics under which they carry a signal."""
+    least_side = target.min_size if isinstance(target, Preset) and target.size_multiple == 1 else None
+    try:
+        found = estimate_batch_norm(module, preprocess, least_side=least_side)
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError):
+        return ()  # It does not take such images; `_output` finds that out next, and says so.
+    return ("batch-norm statistics of the random weights: from the bundled photographs",) if found else ()
 
 
 def _load_pretrained(module: nn.Module, choice: Choice) -> tuple[str, ...]:
