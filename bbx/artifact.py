@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -32,6 +32,9 @@ from bbx import lazy
 from bbx.errors import ArtifactError, ExhaustedError, UsageError
 from bbx.types import SCHEMA, Format, Precision, Preprocess, TensorSpec
 from bbx.version import __version__
+
+if TYPE_CHECKING:
+    import onnx
 
 PROGRAMS: frozenset[Format] = frozenset({"torchscript", "pt2", "engine"})
 """Formats that execute code of their author when they are loaded."""
@@ -430,7 +433,12 @@ def make_manifest(
 
 
 def check_external_data(path: Path) -> list[Path]:
-    """The external data files of an ONNX graph, each proven to be safe to open.
+    """The external data files of an ONNX graph, each proven to be safe to open; see `checked_graph`."""
+    return checked_graph(path)[1]
+
+
+def checked_graph(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
+    """An ONNX graph without its external data, and the files of that data, proven to be safe to open.
 
     Each must resolve inside the graph's own folder, to a regular file with a single link: a graph must
     not make its reader open `/etc/shadow`, through a symbolic or a hard link either.
@@ -438,9 +446,9 @@ def check_external_data(path: Path) -> list[Path]:
     Raises:
         ArtifactError: the graph cannot be parsed, or names a file that breaks the rule.
     """
-    onnx = lazy.require("onnx")
+    library = lazy.require("onnx")
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model: onnx.ModelProto = library.load(str(path), load_external_data=False)
     except FileNotFoundError as error:
         raise ArtifactError(f"There is no file {path}.") from error
     except OSError as error:
@@ -453,13 +461,13 @@ def check_external_data(path: Path) -> list[Path]:
         raise ArtifactError(f"{path} is not an ONNX graph: it has no nodes.", hint="Export or copy it again.")
     root = path.resolve().parent
     found: dict[str, Path] = {}
-    for tensor in onnx.external_data_helper._get_all_tensors(model):
-        if not onnx.external_data_helper.uses_external_data(tensor):
+    for tensor in library.external_data_helper._get_all_tensors(model):
+        if not library.external_data_helper.uses_external_data(tensor):
             continue
-        location = onnx.external_data_helper.ExternalDataInfo(tensor).location
+        location = library.external_data_helper.ExternalDataInfo(tensor).location
         if location not in found:
             found[location] = _safe_data_file(path, root, location, tensor.name)
-    return list(found.values())
+    return model, list(found.values())
 
 
 def _safe_data_file(path: Path, root: Path, location: str, tensor: str) -> Path:

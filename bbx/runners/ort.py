@@ -28,6 +28,17 @@ _ERROR_LEVEL = 3
 _DTYPES = {"float": "float32", "double": "float64"}
 
 
+def _unsafe_for(graph: Any) -> list[str]:
+    """Graph optimisers that must not see this graph.
+
+    ONNX Runtime 1.31 dies of SIGSEGV when its blocked-layout transformer meets the FP16 graph of
+    torchvision's ViT-B/16. The transformer blocks FP32 convolutions only, so that FP16 loses nothing.
+    """
+    float16 = 10  # onnx.TensorProto.FLOAT16
+    holds_half = any(tensor.data_type == float16 for tensor in graph.graph.initializer)
+    return ["NchwcTransformer"] if holds_half else []
+
+
 class OrtRunner(Runner):
     """An ONNX file in ONNX Runtime.
 
@@ -53,7 +64,7 @@ class OrtRunner(Runner):
 
     def _open(self) -> None:
         ort = lazy.require("onnxruntime")
-        artifact.check_external_data(self._path)
+        graph, _ = artifact.checked_graph(self._path)
         options = ort.SessionOptions()
         options.log_severity_level = _ERROR_LEVEL
         if self._asked_threads is not None:
@@ -64,7 +75,9 @@ class OrtRunner(Runner):
             provider = (provider, self._prepare_cuda(ort))
         try:
             with _errors(partial(_refused, self._path)):
-                self._session = ort.InferenceSession(str(self._path), options, providers=[provider])
+                self._session = ort.InferenceSession(
+                    str(self._path), options, providers=[provider], disabled_optimizers=_unsafe_for(graph)
+                )
             self._refuse_fallback()
         except BaseException:
             self._close()
