@@ -32,7 +32,7 @@ def _unsafe_for(graph: Any) -> list[str]:
     """Graph optimisers that must not see this graph.
 
     ONNX Runtime 1.31 dies of SIGSEGV when its blocked-layout transformer meets the FP16 graph of
-    torchvision's ViT-B/16. The transformer blocks FP32 convolutions only, so that FP16 loses nothing.
+    torchvision's ViT-B/16. On a CPU an FP16 graph is run for its answers, not for its speed.
     """
     float16 = 10  # onnx.TensorProto.FLOAT16
     holds_half = any(tensor.data_type == float16 for tensor in graph.graph.initializer)

@@ -1,0 +1,164 @@
+"""What bbx itself costs, as ratios taken in alternating runs. Run by `make bench-self`; no test runs it.
+
+Prints one JSON document: start-up seconds of `bbx --help` and `bbx models`; `bbx export resnet50` against a
+bare script that builds, exports, checks and compares once (wall time and peak memory); a second, identical
+export; the median latency that the harness reports against a tight loop over the same session, for a model
+of about 1 ms and one of about 100 ms; and the harness's own cost an iteration.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BARE_EXPORT = """
+import sys, numpy as np, onnx, onnxruntime, torch, torchvision
+torch.manual_seed(0)
+module = torchvision.models.resnet50(weights=None).eval()
+images = torch.randn(2, 3, 224, 224)
+batch = torch.export.Dim("batch")
+program = torch.onnx.export(module, (images,), dynamo=True, input_names=["images"], output_names=["logits"],
+                            dynamic_shapes=({0: batch},), verbose=False)
+program.save(sys.argv[1])
+onnx.checker.check_model(sys.argv[1], full_check=True)
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+answer = session.run(None, {"images": images.numpy()})[0]
+with torch.inference_mode():
+    reference = module(images).numpy()
+assert np.linalg.norm(answer - reference) <= 1e-4 * np.linalg.norm(reference)
+"""
+
+MEASURED_CHILD = """
+import resource, subprocess, sys, time
+begun = time.perf_counter()
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print(code, time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+def run(command: list[str]) -> tuple[float, int]:
+    """Wall seconds of a command, and the peak KiB of its largest process.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    answer = subprocess.run(
+        [sys.executable, "-c", MEASURED_CHILD, *command], capture_output=True, text=True, check=True
+    )
+    code, seconds, kib = answer.stdout.split()
+    if code != "0":
+        raise RuntimeError(f"{command} ended with code {code}")
+    return float(seconds), int(kib)
+
+
+def bbx(*arguments: str) -> list[str]:
+    """The command line of this environment's bbx."""
+    return [str(Path(sys.executable).with_name("bbx")), *arguments]
+
+
+def start_up(rounds: int = 11) -> dict[str, float]:
+    """Median wall seconds of whole processes, taken in turns."""
+    commands = {"bbx --help": bbx("--help"), "bbx models": bbx("models")}
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(rounds):
+        for name, command in commands.items():
+            seconds[name].append(run(command)[0])
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def export_against_bare_script(folder: Path, rounds: int) -> dict[str, Any]:
+    """Ratios of `bbx export resnet50` to the bare script, one a round, in alternating order."""
+    script = folder / "bare.py"
+    script.write_text(BARE_EXPORT)
+    time_ratios, memory_ratios, again = [], [], []
+    for index in range(rounds):
+        out = folder / f"round{index}"
+        commands: dict[str, list[str]] = {
+            "bare": [sys.executable, str(script), str(folder / "bare.onnx")],
+            "bbx": bbx("export", "resnet50", "--format", "onnx", "--weights", "random", "--out", str(out)),
+        }
+        order = list(commands) if index % 2 == 0 else list(reversed(commands))
+        found = {name: run(commands[name]) for name in order}
+        time_ratios.append(found["bbx"][0] / found["bare"][0])
+        memory_ratios.append(found["bbx"][1] / found["bare"][1])
+        again.append(run(commands["bbx"])[0])
+        shutil.rmtree(out)
+    return {
+        "wall_ratio": {"median": statistics.median(time_ratios), "rounds": time_ratios},
+        "peak_memory_ratio": {"median": statistics.median(memory_ratios), "rounds": memory_ratios},
+        "second_export_s": {"median": statistics.median(again), "rounds": again},
+    }
+
+
+def harness_against_tight_loop(folder: Path, model: str, size: int, batch: int, pairs: int) -> dict[str, Any]:
+    """Median latency by the harness over that of a hand-written loop on the same session, in turns."""
+    from bbx import api
+    from bbx.runners.ort import OrtRunner
+
+    document = api.export(model, weights="random", image_size=size, out=folder / f"{model}-{size}.onnx")
+    feeds = {"images": np.random.default_rng(0).standard_normal((batch, 3, size, size), dtype=np.float32)}
+    ratios: list[float] = []
+    with OrtRunner(Path(document["artifact"])) as runner:
+        bound = runner.bind(feeds)
+        latency_s = statistics.median(bound.sample(20).tolist()) / 1e9
+        count = max(10, round(2.0 / latency_s))
+        for index in range(pairs):
+            medians: dict[str, float] = {}
+            takers: list[tuple[str, Callable[[], Any]]] = [
+                ("harness", lambda: float(np.median(bound.sample(count)))),
+                ("loop", lambda: tight_loop(bound.step, count)),
+            ]
+            for name, take in takers if index % 2 == 0 else reversed(takers):
+                medians[name] = take()
+            ratios.append(medians["harness"] / medians["loop"])
+    return {
+        "model": f"{model} at {size}, batch {batch}",
+        "latency_ms": latency_s * 1e3,
+        "median_ratio": statistics.median(ratios),
+        "ratios": ratios,
+    }
+
+
+def tight_loop(step: Callable[[], object], count: int) -> float:
+    """Median nanoseconds of a loop as one would write it by hand."""
+    samples = []
+    for _ in range(count):
+        begun = time.perf_counter_ns()
+        step()
+        samples.append(time.perf_counter_ns() - begun)
+    return float(np.median(samples))
+
+
+def main() -> None:
+    """Measure everything and print it."""
+    from bbx.benchmarks.measure import harness_overhead_ns
+
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        document = {
+            "start_up_s": start_up(),
+            "export": export_against_bare_script(folder, rounds),
+            "harness": [
+                harness_against_tight_loop(folder, "mobilenet_v3_small", 64, 1, pairs=15),
+                harness_against_tight_loop(folder, "resnet50", 224, 2, pairs=15),
+            ],
+            "harness_overhead_ns": harness_overhead_ns(),
+            "own_peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        }
+    print(json.dumps(document, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Every torchvision classifier: export to ONNX with parity, and RTX engines in FP32 and FP16.
+
+Run by `make coverage`; writes `docs/results/torchvision.json` and the table `docs/torchvision.md`. Weights
+are seeded random ones, so that the table can be made again anywhere. Models that are done are kept in the
+JSON file, so that a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import bbx
+from bbx.errors import BbxError, CheckFailed
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "docs" / "results" / "torchvision.json"
+PAGE = ROOT / "docs" / "torchvision.md"
+
+
+def classifiers() -> list[str]:
+    """Names of all of torchvision's classification models."""
+    import torchvision
+
+    return sorted(torchvision.models.list_models(module=torchvision.models))
+
+
+def row(name: str, out: Path) -> dict[str, Any]:
+    """What became of one model."""
+    found: dict[str, Any] = {"model": name}
+    try:
+        document = bbx.export(f"torchvision:{name}", weights="random", out=out)
+    except BbxError as error:
+        return found | {"export": "error", "reason": str(error)}
+    parity = document["parity"]
+    found |= {"export": parity["verdict"], "reason": " ".join(parity["reasons"])}
+    if parity["verdict"] == "pass":
+        found["rel_l2"] = max(d["rel_l2"] for case in parity["cases"] for d in case["outputs"].values())
+    for precision in ("fp32", "fp16"):
+        found[precision] = engine(name, precision, out)
+    return found
+
+
+def engine(name: str, precision: Any, out: Path) -> dict[str, Any]:
+    """What became of its engine in one precision."""
+    try:
+        document = bbx.build_engine(f"torchvision:{name}", precision=precision, weights="random", out=out)
+    except CheckFailed as error:
+        return {"verdict": "fail", "reason": str(error)}
+    except BbxError as error:
+        return {"verdict": "error", "reason": str(error)}
+    parity = document["parity"]["verdict"]
+    return {"verdict": document["precision"]["verdict"], "parity": parity, "targets": document["targets"]}
+
+
+def share(rows: list[dict[str, Any]], passed: Any) -> str:
+    """How many rows a condition holds for, in words."""
+    count = sum(1 for each in rows if passed(each))
+    return f"{count} of {len(rows)} ({count / len(rows):.1%})"
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """The table as Markdown."""
+    lines = [
+        "# torchvision's classifiers",
+        "",
+        "Made by `make coverage`: every classification model of torchvision with seeded random weights, "
+        "exported to ONNX with parity on photographs and noise, and compiled by TensorRT for RTX without a "
+        "GPU. *Engine* columns give the verdict of the precision proof.",
+        "",
+        f"- Export with parity `pass`: {share(rows, lambda r: r['export'] == 'pass')}; `inconclusive`: "
+        f"{share(rows, lambda r: r['export'] == 'inconclusive')}",
+        f"- Engine in FP32: {share(rows, lambda r: r.get('fp32', {}).get('verdict') == 'pass')}",
+        f"- Engine in FP16: {share(rows, lambda r: r.get('fp16', {}).get('verdict') == 'pass')}",
+        "",
+        "| model | export | relative L2 | engine FP32 | engine FP16 | FP16 parity | remark |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for each in rows:
+        single, half = each.get("fp32", {}), each.get("fp16", {})
+        remarks = [text for text in (each["reason"], single.get("reason"), half.get("reason")) if text]
+        distance = f"{each['rel_l2']:.1e}" if "rel_l2" in each else "–"
+        cells = [each["model"], each["export"], distance, single.get("verdict", "–")]
+        cells += [half.get("verdict", "–"), half.get("parity", "–"), " ".join(remarks).replace("|", "/")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Go through the models named on the command line, or all of them."""
+    names = sys.argv[1:] or classifiers()
+    done = {each["model"]: each for each in json.loads(RESULTS.read_text())} if RESULTS.exists() else {}
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    for index, name in enumerate(names):
+        if name in done:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            done[name] = row(name, Path(folder))
+            shutil.rmtree(folder, ignore_errors=True)
+        print(f"[{index + 1}/{len(names)}]", json.dumps(done[name]), flush=True)
+        rows = [done[key] for key in sorted(done)]
+        RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+        PAGE.write_text(page(rows))
+
+
+if __name__ == "__main__":
+    main()
