@@ -202,9 +202,9 @@ def state_folder() -> Path:
 
 def _machine_key() -> bytes:
     path = state_folder() / "key"
-    with contextlib.suppress(FileNotFoundError):
-        return path.read_bytes()
     try:
+        with contextlib.suppress(FileNotFoundError):
+            return path.read_bytes()
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".key-")
         with os.fdopen(handle, "wb") as stream:
@@ -296,6 +296,19 @@ def locked(path: Path, *, timeout_s: float = 3600.0) -> Iterator[None]:
         ) from error
 
 
+_REFUSALS = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENOENT,  # a folder of a virtual file system such as /proc
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+)
+
+
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals while writing `path` into errors that bbx names.
@@ -311,14 +324,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise ExhaustedError(
                 f"No space left to write {path}.", hint="Free some, or choose another --out."
             ) from error
-        if error.errno in (
-            errno.EACCES,
-            errno.EPERM,
-            errno.EROFS,
-            errno.ENOTDIR,
-            errno.EEXIST,
-            errno.ENAMETOOLONG,
-        ):
+        if error.errno in _REFUSALS:
             raise ArtifactError(
                 f"{path} cannot be written: {os.strerror(error.errno)}.", hint="Choose another --out."
             ) from error
