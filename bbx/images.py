@@ -62,7 +62,9 @@ def apply(image: Image.Image, how: Preprocess) -> NDArray[np.generic]:
     """
     short = round(min(how.height, how.width) / how.crop_pct)
     scale = max(short / min(image.size), how.width / image.width, how.height / image.height)
-    size = (max(how.width, round(image.width * scale)), max(how.height, round(image.height * scale)))
+    # Whole pixels are cut, as torchvision and timm do; the small term undoes what the division lost.
+    width, height = (int(side * scale + 1e-6) for side in image.size)
+    size = (max(how.width, width), max(how.height, height))
     resized = image.resize(size, _RESAMPLING[how.interpolation])
     left, top = (size[0] - how.width) // 2, (size[1] - how.height) // 2
     crop = np.asarray(resized.crop((left, top, left + how.width, top + how.height)))
