@@ -22,12 +22,12 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m cogapp --check README.md docs/*.md
+	$(BIN)/python -m cogapp --check -I docs README.md docs/*.md
 
 format: $(READY)  ## rewrite sources and the generated parts of the docs
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
-	$(BIN)/python -m cogapp -r README.md docs/*.md
+	$(BIN)/python -m cogapp -r -I docs README.md docs/*.md
 
 gpu:  ## on a machine with an NVIDIA GPU: its tests, then its measurements (see docs/gpu.md)
 	$(PYTHON) -m pytest tests/gpu -m gpu -p no:cacheprovider
