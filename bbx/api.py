@@ -271,6 +271,8 @@ def bench(
     out: Path | str = DEFAULT_OUT,
     resume: bool = False,
     threads: int | None = None,
+    cuda_graph: bool = False,
+    trust: bool = False,
     listener: process.Listener = process.silent,
     on_row: OnRow | None = None,
     **spec_options: Any,
@@ -278,7 +280,7 @@ def bench(
     """Measure models or artefacts on the runtimes of this machine, and write a report into `out`.
 
     Args:
-        subjects, everything, runtimes, precisions, batches, profile, resume, threads: see
+        subjects, everything, runtimes, precisions, batches, profile, resume, threads, cuda_graph, trust: see
             `bbx.benchmarks.bench.bench`.
         listener: hears progress and warnings.
         on_row: told of each row as it ends.
@@ -303,6 +305,8 @@ def bench(
         out=Path(out),
         resume=resume,
         threads=threads,
+        cuda_graph=cuda_graph,
+        trust=trust,
         spec_options=spec_options,
         listener=listener,
         on_row=on_row or nobody,

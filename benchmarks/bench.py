@@ -13,7 +13,7 @@ from bbx.benchmarks.journal import Document
 from bbx.benchmarks.measure import profile_named
 from bbx.benchmarks.plan import Plan, Subject, choose_runtimes, plan, subject_named
 from bbx.benchmarks.suite import OnRow, Setting, Suite, in_child, nobody
-from bbx.errors import Cancelled, UsageError
+from bbx.errors import Cancelled, UnavailableError, UsageError
 from bbx.models.registry import presets
 from bbx.process import Event, Listener, Notice, silent
 from bbx.runners.registry import availability
@@ -31,6 +31,8 @@ def bench(
     out: Path = Path("artifacts"),
     resume: bool = False,
     threads: int | None = None,
+    cuda_graph: bool = False,
+    trust: bool = False,
     spec_options: dict[str, Any] | None = None,
     listener: Listener = silent,
     on_row: OnRow = nobody,
@@ -48,6 +50,8 @@ def bench(
         profile: `quick`, `report` or `long`; see `measure.PROFILES`.
         resume: do not measure again what is on disk and whose inputs have not changed.
         threads: intra-op threads; None for each runtime's own choice.
+        cuda_graph: use CUDA graphs on the runtimes that have them.
+        trust: load programs (engines, TorchScript, `.pt2`) that bbx did not make on this machine.
         spec_options: options of every model; see `bbx.models.spec.ModelSpec`.
         on_row: told of each row as it ends.
 
@@ -70,8 +74,9 @@ def bench(
         batches=batches,
         gpu=environment["gpu"] is not None,
         profile=profile,
+        cuda_graph=cuda_graph,
     )
-    setting = Setting(out, profile, threads, resume, environment["fingerprint"])
+    setting = Setting(out, profile, threads, resume, environment["fingerprint"], trust)
     suite = Suite(chosen, setting, Workshop(out, listener).ready, in_child(listener))
     return _reported(suite, todo, environment, on_row)
 
@@ -117,12 +122,15 @@ def _planned(
     batches: Sequence[int],
     gpu: bool,
     profile: str,
+    cuda_graph: bool,
 ) -> Plan:
+    if cuda_graph and not gpu:
+        raise UnavailableError("--cuda-graph needs an NVIDIA GPU, and this machine has none.")
     for batch in batches:
         if batch < 1:
             raise UsageError(f"--batch must be at least 1, and is {batch}.")
     chosen, left_out = choose_runtimes(runtimes, availability(), gpu=gpu, quick=profile == "quick")
-    rows = plan(subjects, chosen, precisions=precisions, batches=batches, gpu=gpu)
+    rows = plan(subjects, chosen, precisions=precisions, batches=batches, gpu=gpu, cuda_graph=cuda_graph)
     if not rows.rows:
         why = " ".join(each.reason for each in (*left_out, *rows.left_out))
         raise UsageError(f"No row can be measured. {why}", hint="`bbx doctor` lists the runtimes.")

@@ -68,18 +68,24 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the report, before it is measured."""
+    """One line of the report, before it is measured.
+
+    Attributes:
+        cuda_graph: one inference is captured as a CUDA graph and replayed.
+    """
 
     subject: str
     runtime: str
     precision: Precision
     batch: int
     scenario: Scenario = "single"
+    cuda_graph: bool = False
 
     @property
     def key(self) -> str:
         """Identity of the row within a report."""
-        return f"{self.subject}/{self.runtime}/{self.precision}/b{self.batch}/{self.scenario}"
+        graph = "/graph" if self.cuda_graph else ""
+        return f"{self.subject}/{self.runtime}/{self.precision}/b{self.batch}/{self.scenario}{graph}"
 
     @property
     def stem(self) -> str:
@@ -92,6 +98,7 @@ class Row:
         words = ["bbx", "bench", self.subject, "--runtime", self.runtime, "--precision", self.precision]
         words += ["--batch", str(self.batch), "--profile", profile]
         words += ["--threads", str(threads)] if threads is not None else []
+        words += ["--cuda-graph"] if self.cuda_graph else []
         return shlex.join(words + (_spec_options(spec) if spec else []))
 
 
@@ -196,12 +203,14 @@ def plan(
     precisions: Sequence[Precision],
     batches: Sequence[int],
     gpu: bool,
+    cuda_graph: bool = False,
 ) -> Plan:
     """All rows, those of one subject together, so that an artefact serves its rows one after another.
 
     Args:
         precisions: empty for those that each runtime's device computes in itself.
         gpu: whether torch's runtimes run on a GPU here.
+        cuda_graph: use CUDA graphs on the runtimes that have them.
     """
     rows: list[Row] = []
     left_out: dict[str, LeftOut] = {}
@@ -214,7 +223,10 @@ def plan(
             possible = (subject.precision,) if subject.is_fixed else RUNNABLE[runtime]
             for precision in possible if subject.is_fixed and not precisions else wanted:
                 if precision in possible:
-                    rows += [Row(subject.name, runtime, precision, batch) for batch in batches]
+                    graph = cuda_graph and gpu and RUNTIMES[runtime].cuda_graph
+                    rows += [
+                        Row(subject.name, runtime, precision, batch, cuda_graph=graph) for batch in batches
+                    ]
                 elif precisions:
                     left_out.setdefault(f"{runtime} {precision}", _cannot(runtime, precision))
     return Plan(tuple(rows), tuple(left_out.values()))

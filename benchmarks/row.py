@@ -74,7 +74,7 @@ def row_task(request: dict[str, Any]) -> Document:
 @contextlib.contextmanager
 def _opened(request: dict[str, Any]) -> Iterator[_Opened]:
     """Open the row's runner on its artefact, or on a module built here."""
-    options = {"precision": request["precision"], "threads": request["threads"]}
+    options = {name: request[name] for name in ("precision", "threads", "trust", "cuda_graph")}
     if request["artefact"] is None:
         model = _built(request["spec"])
         with open_runner(request["runtime"], model, **options) as runner:
@@ -139,7 +139,10 @@ def _document(
         summary["ci95"] = [measured.summary.ci95.low, measured.summary.ci95.high]
     weights = opened.manifest.weights if opened.manifest else opened.model.weights if opened.model else None
     return {
-        **{name: request[name] for name in ("key", "subject", "runtime", "precision", "batch", "scenario")},
+        **{
+            name: request[name]
+            for name in ("key", "subject", "runtime", "precision", "batch", "scenario", "cuda_graph")
+        },
         "verdict": verdict_of(reasons),
         "reasons": [reason.to_json() for reason in reasons],
         "latency_ns": summary,

@@ -39,6 +39,7 @@ class Setting:
         threads: intra-op threads, or None for each runtime's own choice.
         resume: rows that are on disk and whose inputs have not changed are not measured again.
         environment: fingerprint of the machine and its libraries.
+        trust: programs that bbx did not make here are loaded; the user answers for them.
     """
 
     out: Path
@@ -46,6 +47,7 @@ class Setting:
     threads: int | None
     resume: bool
     environment: str
+    trust: bool = False
 
 
 def nobody(done: int, total: int, eta_s: float | None, row: Document) -> None:
@@ -125,6 +127,8 @@ def _request(row: Row, subject: Subject, setting: Setting, ready: Ready) -> dict
         "precision": row.precision,
         "batch": row.batch,
         "scenario": row.scenario,
+        "cuda_graph": row.cuda_graph,
+        "trust": setting.trust,
         "spec": subject.spec.to_request() if subject.spec else None,
         "artefact": str(ready.artefact.path) if ready.artefact else None,
         "artefact_sha256": ready.artefact.sha256 if ready.artefact else None,
@@ -136,7 +140,7 @@ def _request(row: Row, subject: Subject, setting: Setting, ready: Ready) -> dict
     }
 
 
-_PLACES = ("artefact", "reference", "out", "samples", "command")
+_PLACES = ("artefact", "reference", "out", "samples", "command", "trust")
 
 
 def _inputs(request: dict[str, Any], subject: Subject, ready: Ready, setting: Setting) -> str | None:
@@ -169,6 +173,7 @@ def failed_row(row: Row, command: str, error: BbxError) -> Document:
         "precision": row.precision,
         "batch": row.batch,
         "scenario": row.scenario,
+        "cuda_graph": row.cuda_graph,
         "verdict": reason.verdict,
         "reasons": [reason.to_json()],
         "latency_ns": None,

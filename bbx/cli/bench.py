@@ -34,6 +34,12 @@ def bench(
     batch: Annotated[list[int] | None, typer.Option(help="Batch size; repeat it. Default: 1.")] = None,
     profile: Annotated[ProfileName, typer.Option(help="How long each row is measured.")] = ProfileName.QUICK,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads inside an operation.")] = None,
+    cuda_graph: Annotated[
+        bool, typer.Option("--cuda-graph", help="Use CUDA graphs on the runtimes that have them.")
+    ] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Load engines and programs that bbx did not make here.")
+    ] = False,
     head: opt.Head = opt.HeadName.LINEAR,
     num_classes: opt.NumClasses = None,
     image_size: opt.ImageSize = None,
@@ -68,6 +74,8 @@ def bench(
             out=out,
             resume=resume,
             threads=threads,
+            cuda_graph=cuda_graph,
+            trust=trust,
             listener=listener,
             on_row=on_row,
             **options,
