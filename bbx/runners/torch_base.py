@@ -1,7 +1,8 @@
 """What the runtimes that torch itself provides have in common.
 
-Everything runs under `torch.inference_mode`. Numeric switches (TF32, cuDNN autotuning) are left as the
-process has them, because that is what a user of torch gets.
+Everything runs under `torch.inference_mode`. On CUDA, TF32 is off while a runner is open: torch lets cuDNN
+round FP32 to its 10 bits by default, and FP32 is what the row says. Other switches (cuDNN autotuning) are
+left as the process has them, because that is what a user of torch gets.
 """
 
 from __future__ import annotations
@@ -62,6 +63,13 @@ def torch_errors(runner: str) -> Iterator[None]:
         raise BbxError(f"{runner}: {text}") from error
 
 
+def _exchange_tf32(wanted: tuple[bool, bool]) -> tuple[bool, bool]:
+    """Allow or forbid TF32 in cuDNN's convolutions and in matrix products; gives what was set before."""
+    before = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = wanted
+    return before
+
+
 class TorchRunner(Runner):
     """A callable that takes and gives tensors, as a runner.
 
@@ -90,6 +98,7 @@ class TorchRunner(Runner):
         self.device = device
         self._asked_threads = threads
         self._threads_before: int | None = None
+        self._tf32_before: tuple[bool, bool] | None = None
         self._dtype = dtype
         self._cuda_graph = cuda_graph
         self._forward: Forward | None = None
@@ -113,6 +122,7 @@ class TorchRunner(Runner):
         self.threads = torch.get_num_threads()
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
+            self._tf32_before = _exchange_tf32((False, False))
         try:
             with self._guard():
                 self._forward = self._load()
@@ -125,6 +135,9 @@ class TorchRunner(Runner):
         if self._threads_before is not None:
             torch.set_num_threads(self._threads_before)
             self._threads_before = None
+        if self._tf32_before is not None:
+            _exchange_tf32(self._tf32_before)
+            self._tf32_before = None
         if self.device == "cuda":
             torch.cuda.empty_cache()
 
