@@ -20,6 +20,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from bbx.artifact import check_external_data
 from bbx.errors import ExhaustedError, ExportError, UsageError
 from bbx.exporter.module_state import example_inputs, exporting, image_axes, torch_reason
 from bbx.exporter.onnx_io import PROTOBUF_LIMIT, graph_specs
@@ -197,9 +198,10 @@ def _write_with_tracing(job: _Job, out: Path) -> None:
 
 def _gather_external_data(out: Path) -> None:
     """One data file instead of the tracing exporter's one for each tensor."""
+    parts = check_external_data(out)
     model = onnx.load(str(out))
-    for path in out.parent.iterdir():
-        path.unlink()
+    for part in parts:
+        part.unlink()
     onnx.save(model, str(out), save_as_external_data=True, location=f"{out.name}.data", size_threshold=1024)
 
 

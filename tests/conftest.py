@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -41,14 +43,12 @@ def tiny():
     return Tiny(), torch.zeros(1, 3, 16, 16)
 
 def fickle():
-    """As `tiny`; while the environment says so, with a branch that a trace does not record."""
-    return (Branching() if os.environ.get("FICKLE") else Tiny()), torch.zeros(1, 3, 16, 16)
+    """As `tiny`; while the environment says so, with a factor that no exporter records."""
+    return (Unrecorded() if os.environ.get("FICKLE") else Tiny()), torch.zeros(1, 3, 16, 16)
 
-class Branching(Tiny):
+class Unrecorded(Tiny):
     def forward(self, images):
-        maps = [row for row in self.stem(images)]
-        scale = 3.0 if float(images.detach().numpy().mean()) > 0 else 1.0
-        return super().forward(images) * scale
+        return super().forward(images) * float(images.detach().numpy().max())
 
 class Counting(Tiny):
     """What it gives depends on how often it was called, which no exporter records."""
@@ -137,6 +137,17 @@ def nets_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("nets")
     (folder / "sample_nets.py").write_text(_NETS)
     return folder
+
+
+@pytest.fixture(scope="session")
+def nets(nets_folder: Path) -> ModuleType:
+    """That module, to be used in this process."""
+    spec = importlib.util.spec_from_file_location("sample_nets_here", nets_folder / "sample_nets.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
