@@ -2,36 +2,34 @@
 
 A freshly initialised batch norm divides by a variance of 1 that its input does not have. Through fifty
 layers the signal then dies out (MobileNetV2's logits are near 1e-9, below FP16's smallest number) or
-explodes, and parity in a smaller type would judge the initialisation rather than the graph. One pass over
-photographs with population statistics is what a first training step would set (Ioffe and Szegedy, 2015,
-section 3.1).
+explodes, and parity in a smaller type would judge the initialisation rather than the graph. Population
+statistics over a small batch (Ioffe and Szegedy, 2015, section 3.1) mend that. The batch holds photographs
+and noise, since both are what parity is judged on: with statistics from photographs alone, EfficientNet-B0
+magnified a change of a noise input 185 times, with both 6 times.
 """
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bbx.images import photograph_batch
+from bbx.images import noise_batch, photograph_batch
 from bbx.types import Preprocess
 
-_PHOTOGRAPHS = 4
-_SIDE = 128
+_IMAGES = 2
+"""Photographs in the batch, and as many images of noise."""
+_NOISE_SEED = 40_000
 _MANTISSA_BITS = 10
 """Statistics are rounded to this, so that another order of summation gives the same weights."""
 
 
-def estimate_batch_norm(module: nn.Module, preprocess: Preprocess, *, least_side: int | None) -> bool:
-    """Set the running mean and variance of every batch norm from the bundled photographs.
+def estimate_batch_norm(module: nn.Module, preprocess: Preprocess) -> bool:
+    """Set the running mean and variance of every batch norm from bundled photographs and noise.
 
     Args:
         module: takes a float32 batch of `preprocess`; left in the modes that it came in.
-        least_side: smallest image it takes, or None where it takes `preprocess`'s size only. Smaller
-            images serve as well and take less time.
 
     Returns:
         Whether there was a batch norm to set.
@@ -39,10 +37,8 @@ def estimate_batch_norm(module: nn.Module, preprocess: Preprocess, *, least_side
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
         return False
-    if least_side is not None:
-        side = min(max(least_side, _SIDE), preprocess.height)
-        preprocess = replace(preprocess, height=side, width=side)
-    images = torch.from_numpy(photograph_batch(preprocess, _PHOTOGRAPHS).astype(np.float32))
+    pictures = photograph_batch(preprocess, _IMAGES)
+    images = torch.from_numpy(np.concatenate([pictures, noise_batch(preprocess, _IMAGES, seed=_NOISE_SEED)]))
     momenta = [(child, child.momentum) for child in norms]
     modes = [(child, child.training) for child in module.modules()]
     try:

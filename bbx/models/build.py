@@ -133,20 +133,19 @@ def _from_library(target: Preset | Prefixed, spec: ModelSpec) -> _Parts:
     if spec.weights_are_a_file:
         notes += _load_file(module, choice, head=path, headless=spec.head == "none")
     elif choice.origin == "random":
-        notes += _settle(module, target, preprocess)
+        notes += _settle(module, preprocess)
     elif replaced and spec.head != "none":
         notes += (f"the {spec.head} head is new: random, from seed {spec.seed}",)
     return module, preprocess, choice.origin, notes
 
 
-def _settle(module: nn.Module, target: Preset | Prefixed, preprocess: Preprocess) -> tuple[str, ...]:
+def _settle(module: nn.Module, preprocess: Preprocess) -> tuple[str, ...]:
     """Give random weights batch-norm statistics under which they carry a signal."""
-    least_side = target.min_size if isinstance(target, Preset) and target.size_multiple == 1 else None
     try:
-        found = estimate_batch_norm(module, preprocess, least_side=least_side)
+        found = estimate_batch_norm(module, preprocess)
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError):
         return ()  # It does not take such images; `_output` finds that out next, and says so.
-    return ("batch-norm statistics of the random weights: from the bundled photographs",) if found else ()
+    return ("batch-norm statistics of the random weights: from photographs and noise",) if found else ()
 
 
 def _load_pretrained(module: nn.Module, choice: Choice) -> tuple[str, ...]:
