@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
 from types import FrameType
 from typing import Annotated, Any
 
@@ -20,7 +19,6 @@ from bbx.version import __version__
 app = typer.Typer(
     name="bbx",
     help="From a PyTorch backbone and head to TorchScript, ONNX and TensorRT engines, with proof.",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -60,7 +58,7 @@ def main() -> None:
 
 def _exit_code(arguments: list[str]) -> int:
     try:
-        answer: Any = app(arguments, standalone_mode=False)
+        answer: Any = app(arguments or ["--help"], standalone_mode=False)
     except KeyboardInterrupt:
         return print_failure(Cancelled("Cancelled."), as_json="--json" in arguments)
     except BbxError as error:
@@ -78,11 +76,8 @@ def _exit_code(arguments: list[str]) -> int:
 
 
 def _wrong_usage(error: typer.TyperException, *, as_json: bool) -> int:
-    """Typer's own words, or, for `--json`, those words in the document."""
-    if as_json:
-        return print_failure(UsageError(error.format_message()), as_json=True)
-    show: Callable[[], None] | None = getattr(error, "show", None)
-    if show is None:
-        return print_failure(UsageError(error.format_message()), as_json=False)
-    show()
-    return error.exit_code
+    """Typer's own words, in one line like any other error."""
+    context: Any = getattr(error, "ctx", None)
+    hint = f"Type: {context.command_path} --help" if context is not None else ""
+    words = error.format_message()
+    return print_failure(UsageError(words if words[-1] in ".?" else f"{words}.", hint=hint), as_json=as_json)
