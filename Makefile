@@ -31,7 +31,8 @@ format: $(READY)  ## rewrite sources and the generated parts of the docs
 
 gpu:  ## on a machine with an NVIDIA GPU: its tests, then its measurements (see docs/gpu.md)
 	$(PYTHON) -m pytest tests/gpu -m gpu -p no:cacheprovider
-	$(PYTHON) -m bbx bench resnet50 --profile quick --out docs/results/gpu
+	$(PYTHON) -m bbx bench resnet50 mobilenet_v3_large --out docs/results/gpu
+	$(PYTHON) -m bbx bench resnet50 mobilenet_v3_large --runtime eager --cuda-graph --out docs/results/gpu-graph
 
 bench-self: $(READY)  ## what bbx itself costs: start-up, export, reuse, harness
 	$(BIN)/python tests/performance/bench_self.py
