@@ -21,6 +21,7 @@ from bbx import artifact
 from bbx.artifact import Manifest, manifest_path
 from bbx.errors import ArtifactError, BbxError, ExhaustedError, UsageError
 from bbx.types import Format, Preprocess, TensorSpec
+from bbx.version import __version__
 
 INPUTS = (TensorSpec("images", "float32", (None, 3, 8, 8)),)
 OUTPUTS = (TensorSpec("logits", "float32", (None, 10)),)
@@ -134,13 +135,15 @@ def test_fingerprints_see_values_and_not_the_order_of_keys() -> None:
 
 def test_the_source_digest_is_of_bbx_with_its_linked_folders() -> None:
     assert artifact.source_digest() == artifact.source_digest()
-    walked = {Path(folder).name for folder, _, _ in os.walk(Path(artifact.__file__).parent, followlinks=True)}
+    walked = {
+        Path(folder).name for folder, _, _ in os.walk(Path(artifact.__file__).parents[1], followlinks=True)
+    }
     assert {"exporter", "calibration", "benchmarks"} <= walked
 
 
 def test_versions_are_those_of_what_is_installed() -> None:
     assert artifact.tool_versions("onnx", "no_such_module") == {
-        "bbx": artifact.__version__,
+        "bbx": __version__,
         "onnx": onnx.__version__,
     }
 
@@ -330,7 +333,7 @@ def _killed_at(moment: int, path: Path, *, data: bool) -> bool:
         return call
 
     with pytest.MonkeyPatch.context() as patch:
-        for owner, name in ((Path, "replace"), (Path, "unlink"), (artifact, "_flush")):
+        for owner, name in ((Path, "replace"), (Path, "unlink"), (artifact.staging, "_flush")):
             patch.setattr(owner, name, deadly(getattr(owner, name)))
         make(path.parent, path.name, b"new graph", **({"net_onnx_data": b"new weights"} if data else {}))
     os._exit(0)
