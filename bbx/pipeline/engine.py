@@ -77,7 +77,7 @@ def engine_task(request: dict[str, Any]) -> dict[str, Any]:
                 model=parent.model if parent else str(step.source),
                 weights=parent.weights if parent else "file",
                 request=step.to_request(),
-                fingerprint=request["fingerprint"],
+                fingerprint=step.fingerprint(),
                 parent_sha256=document["source_sha256"],
                 tools=artifact.tool_versions(*step.tools),
                 targets=build.targets,

@@ -59,7 +59,7 @@ def ensure(
     with artifact.locked(path):
         if may_reuse and (manifest := artifact.reusable(path, fingerprint)) is not None:
             return _reused(path, manifest, listener)
-        request = {"step": step.to_request(), "path": str(path), "fingerprint": fingerprint}
+        request = {"step": step.to_request(), "path": str(path)}
         try:
             process.run_task(step.task, request, listener=listener)
         finally:

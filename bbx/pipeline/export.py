@@ -49,7 +49,7 @@ def export_task(request: dict[str, Any]) -> dict[str, Any]:
         stopwatch.lap("verify")
         proven = Proven(
             step=step,
-            fingerprint=request["fingerprint"],
+            fingerprint=step.fingerprint(),
             model=step.spec.name,
             weights=model.weights,
             inputs=inputs,

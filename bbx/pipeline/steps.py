@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal, Self
 from bbx import artifact
 from bbx.artifact import sha256_of
 from bbx.errors import ArtifactError, UsageError
-from bbx.models.spec import WEIGHT_POLICIES, ModelSpec
+from bbx.models.caches import weights_at_hand
+from bbx.models.spec import ModelSpec
 from bbx.types import Flavor, Format, Precision
 
 
@@ -67,7 +68,10 @@ class Step(ABC):
         return cls(**request)
 
     def fingerprint(self) -> str:
-        """Hash of the options, the files, the libraries and bbx itself; see `bbx.artifact.Manifest`."""
+        """Hash of the options, the files, the libraries and bbx itself; see `bbx.artifact.Manifest`.
+
+        A step that downloads weights changes what it depends on: take it when the step is done.
+        """
         options = {key: value for key, value in self.to_request().items() if key != "command"}
         return artifact.fingerprint_of(
             {
@@ -131,9 +135,9 @@ class ExportStep(Step):
         return ":" not in self.spec.name or self.spec.name.startswith(("torchvision:", "timm:"))
 
     def dependencies(self) -> dict[str, Any]:
-        if self.spec.weights in WEIGHT_POLICIES:
-            return {}
-        return {"weights": sha256_of(_existing(Path(self.spec.weights)))}
+        if self.spec.weights_are_a_file:
+            return {"weights": sha256_of(_existing(Path(self.spec.weights)))}
+        return {"weights": weights_at_hand(self.spec.name)} if self.spec.weights == "auto" else {}
 
     def to_request(self) -> dict[str, Any]:
         return {**Step.to_request(self), "spec": self.spec.to_request()}

@@ -54,7 +54,7 @@ def typed_task(request: dict[str, Any]) -> dict[str, Any]:
         stopwatch.lap("verify")
         proven = Proven(
             step=step,
-            fingerprint=request["fingerprint"],
+            fingerprint=step.fingerprint(),
             model=parent.model if parent else str(step.source),
             weights=parent.weights if parent else "file",
             inputs=inputs,
