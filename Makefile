@@ -6,13 +6,16 @@ BIN := $(VENV)/bin
 UV := uv==0.13.9
 READY := $(VENV)/.ready
 
-.PHONY: bench demo test lint format lock gpu bench-self coverage clean
+.PHONY: bench demo picture test lint format lock gpu bench-self coverage clean
 
 bench: $(READY)  ## the main job: every preset on every runtime of this machine, quick profile
 	$(BIN)/bbx bench --all --profile quick --resume --out reports/all
 
 demo: $(READY)  ## three models, under five minutes
 	$(BIN)/bbx bench resnet18 mobilenet_v3_small efficientnet_lite1 --profile quick --resume --out reports/demo
+
+picture: $(READY)  ## the README's picture, from the committed report of the demo
+	$(BIN)/python docs/picture.py docs/results/demo/report.json docs/table.svg
 
 test: $(READY)  ## everything that can be tested without a GPU
 	$(BIN)/python -m pytest
