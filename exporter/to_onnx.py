@@ -20,8 +20,8 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from bbx.artifact import check_external_data
-from bbx.errors import ExhaustedError, ExportError, UsageError
+from bbx.artifact import check_external_data, disk_errors
+from bbx.errors import BbxError, ExhaustedError, ExportError, UsageError
 from bbx.exporter.module_state import example_inputs, exporting, image_axes, torch_reason
 from bbx.exporter.onnx_io import PROTOBUF_LIMIT, graph_specs
 from bbx.types import TensorSpec
@@ -95,7 +95,8 @@ def onnx_from_module(
 
     Raises:
         ExportError: a submodule is training, or no exporter could express the module.
-        ExhaustedError: out of memory.
+        ExhaustedError: out of memory or disk.
+        ArtifactError: `out` cannot be written.
     """
     wanted = ("dynamo", "torchscript") if options.exporter == "auto" else (options.exporter,)
     job = _Job(
@@ -110,9 +111,9 @@ def onnx_from_module(
     for exporter in wanted:
         write = _write_with_dynamo if exporter == "dynamo" else _write_with_tracing
         try:
-            with exporting(module), _quiet():
+            with exporting(module), _quiet(), disk_errors(out):
                 write(job, out)
-        except (ExportError, MemoryError):
+        except (BbxError, MemoryError):
             raise
         except Exception as error:  # whatever torch raises, the next exporter is tried
             if "out of memory" in str(error).lower():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -34,4 +35,7 @@ def pt2_from_module(
                 f"torch.export cannot capture the model: {torch_reason(error)}",
                 hint="Try --format torchscript or onnx.",
             ) from error
-        torch.export.save(program, str(out))
+        # Through memory: torch's own file writer ends the process with SIGABRT when the disk is full.
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer)
+        out.write_bytes(buffer.getbuffer())

@@ -52,7 +52,8 @@ def torchscript_from_module(
             else:
                 notes.append(f"A branch depends on a tensor, and scripting failed: {script_failure}")
         assert program is not None  # one of the two is there, or the error above was raised
-        program.save(str(out))
+        # torch's own file writer ends the process with SIGABRT when the disk is full.
+        out.write_bytes(program.save_to_buffer())
     return method, tuple(notes)
 
 

@@ -58,7 +58,7 @@ def main() -> None:
 
 def _exit_code(arguments: list[str]) -> int:
     try:
-        answer: Any = app(arguments or ["--help"], standalone_mode=False)
+        answer: Any = app(arguments or ["--help"], prog_name="bbx", standalone_mode=False)
     except KeyboardInterrupt:
         return print_failure(Cancelled("Cancelled."), as_json="--json" in arguments)
     except BbxError as error:

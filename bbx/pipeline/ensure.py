@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,8 +64,9 @@ def ensure(
         try:
             process.run_task(step.task, request, listener=listener)
         finally:
-            for leftover in artifact.staging_folders(path):
-                shutil.rmtree(leftover, ignore_errors=True)
+            with contextlib.suppress(OSError):  # a folder that cannot be listed holds nothing of ours
+                for leftover in artifact.staging_folders(path):
+                    shutil.rmtree(leftover, ignore_errors=True)
         manifest = artifact.read_manifest(path)
     if manifest is None:
         raise ArtifactError(f"{path} was made and has disappeared since.", hint="Run the command again.")
