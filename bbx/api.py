@@ -53,12 +53,14 @@ def command_line(verb: str, subject: str, options: dict[str, Any], defaults: dic
     """The command that asks for `options`; those at their default are left out."""
     words = ["bbx", verb, subject]
     for name, value in options.items():
-        flag = "--" + name.replace("_", "-")
+        # An option that is given several times is called by the plural here.
+        several = isinstance(value, tuple | list)
+        flag = "--" + (name.removesuffix("s") if several else name).replace("_", "-")
         if name == "precision":
             words += [] if value == "fp32" else [f"--{value}"]
         elif value is True:
             words.append(flag)
-        elif isinstance(value, tuple | list):
+        elif several:
             words += [word for item in value for word in (flag, str(item))]
         elif value != defaults.get(name):
             words += [flag, str(value)]
@@ -112,7 +114,8 @@ def export(
         BbxError: any other reason why there is no artefact.
     """
     shown = {"format": format, "precision": precision, **options, "half_io": half_io}
-    command = command_line("export", model, shown, _SPEC_DEFAULTS | _GRAPH_DEFAULTS | {"half_io": False})
+    defaults = _SPEC_DEFAULTS | _GRAPH_DEFAULTS | {"format": "onnx", "half_io": False}
+    command = command_line("export", model, shown, defaults)
     maker = _Maker(command, Path(out), force, listener)
     if format == "onnx":
         if is_onnx_file(model) and precision == "fp32":
@@ -177,8 +180,8 @@ def build_engine(
 
     compile_options: dict[str, Any] = {
         "flavor": flavor,
-        "targets": tuple(targets),
-        "profiles": tuple(profiles),
+        "target": tuple(targets),
+        "profile": tuple(profiles),
         "workspace_mib": workspace_mib,
         "refit": refit,
         "strip": strip,

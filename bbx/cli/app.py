@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from types import FrameType
@@ -65,9 +64,10 @@ def _exit_code(arguments: list[str]) -> int:
         return print_failure(error, as_json="--json" in arguments)
     except typer.TyperException as error:
         return _wrong_usage(error, as_json="--json" in arguments)
-    except BrokenPipeError:
-        # The reader of our output went away (`bbx models | head`); there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit as left:
+        # So Typer leaves when the reader of our output went away (`bbx models | head`).
+        if not isinstance(left.__context__, BrokenPipeError):
+            raise
         return 0
     except MemoryError:
         failure = ExhaustedError("Out of memory.", hint="Use a smaller model or batch.")
