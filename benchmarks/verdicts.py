@@ -102,7 +102,13 @@ def parity_reasons(parity: dict[str, Any] | None) -> list[Reason]:
     if parity is None or parity["verdict"] != "fail":
         return []
     found = parity.get("reasons") or ["The answers are not the reference's."]
-    return [Reason("parity_failed", found[0], "Find the nodes with `bbx bisect`, or use another precision.")]
+    return [
+        Reason(
+            "parity_failed",
+            found[0],
+            "Use another precision, or see the artefact's manifest.",
+        )
+    ]
 
 
 def consistency_reasons(summary: Summary, runs_per_s: float, clock: str = "perf_counter_ns") -> list[Reason]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_lowercase
-from typing import Any, Literal
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -21,43 +21,14 @@ import torch
 from torch import nn
 
 from bbx.artifact import check_external_data, disk_errors
-from bbx.errors import BbxError, ExhaustedError, ExportError, UsageError
+from bbx.errors import BbxError, ExhaustedError, ExportError
 from bbx.exporter.module_state import example_inputs, exporting, image_axes, torch_reason
 from bbx.exporter.onnx_io import PROTOBUF_LIMIT, graph_specs
+from bbx.exporter.onnx_options import OnnxOptions
 from bbx.types import TensorSpec
-
-OnnxExporter = Literal["auto", "dynamo", "torchscript"]
-
-MIN_OPSET, MAX_OPSET = 18, 23
-"""What both exporters can write and TensorRT's parsers read."""
 
 TRACING_OPSET = 20
 """The newest opset that the tracing exporter writes."""
-
-
-@dataclass(frozen=True, slots=True)
-class OnnxOptions:
-    """How to export.
-
-    Attributes:
-        batch: a fixed batch size, or None for a dynamic one.
-        dynamic_size: height and width are dynamic too.
-        opset: ONNX opset, or None for the exporter's own choice.
-        exporter: `dynamo` (on `torch.export`), `torchscript` (tracing), or `auto` for the first that works.
-    """
-
-    batch: int | None = None
-    dynamic_size: bool = False
-    opset: int | None = None
-    exporter: OnnxExporter = "auto"
-
-    def __post_init__(self) -> None:
-        if self.batch is not None and self.batch < 1:
-            raise UsageError(f"--batch {self.batch} is not a batch size.", hint="Type --batch 1 or more.")
-        if self.opset is not None and not MIN_OPSET <= self.opset <= MAX_OPSET:
-            raise UsageError(
-                f"--opset {self.opset} cannot be written.", hint=f"Type one of {MIN_OPSET} to {MAX_OPSET}."
-            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from bbx.cli import options as opt
 from bbx.cli.output import print_json
+from bbx.errors import BbxError, CheckFailed
 
 
 class ProfileName(StrEnum):
@@ -50,7 +51,7 @@ def bench(
     out: opt.Out = opt.DEFAULT_OUT,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
-) -> None:
+) -> int:
     """Measure models or artefacts on the runtimes of this machine, and write a report."""
     options = opt.model_options(
         head=head,
@@ -84,3 +85,12 @@ def bench(
         print_json(document)
     else:
         print_results(document, out)
+    return exit_code(document)
+
+
+def exit_code(document: dict[str, Any]) -> int:
+    """3 when a row's parity failed, 1 when nothing could be measured, else 0: a failed row is a row."""
+    rows = document["results"]
+    if any(row["verdict"] == "parity_failed" for row in rows):
+        return CheckFailed.exit_code
+    return 0 if any(row["latency_ns"] for row in rows) else BbxError.exit_code

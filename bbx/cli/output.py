@@ -42,7 +42,8 @@ def print_table(title: str, columns: list[str], rows: list[list[str]], *, right:
         table.add_column(column, justify="right" if index >= right else "left", no_wrap=index == 0)
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False, soft_wrap=False).print(table)
+    # A pipe has no width: nothing is cut there.
+    Console(highlight=False, width=None if sys.stdout.isatty() else 240).print(table)
 
 
 class _Lines:

@@ -1,4 +1,6 @@
-"""Which weights lie in the caches of torch and the Hugging Face hub, told without importing either.
+"""Which weights lie on this machine: named ones, and those in the caches of torch and the hub.
+
+Nothing heavy is imported.
 
 `--weights auto` gives another result once weights have been downloaded. So what the caches hold for a model
 is part of what its artefact depends on, and must be known in the time in which an artefact is reused.
@@ -10,8 +12,26 @@ import os
 from pathlib import Path
 
 from bbx import lazy
+from bbx.errors import WeightsError
 from bbx.models.registry import resolve
-from bbx.models.spec import Preset
+from bbx.models.spec import WEIGHT_POLICIES, Preset
+
+CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+"""Of the files that `--weights` takes."""
+
+
+def named_checkpoint(weights: str) -> Path:
+    """The file that `--weights` names.
+
+    Raises:
+        WeightsError: there is no such file.
+    """
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        known, suffixes = ", ".join(WEIGHT_POLICIES), ", ".join(CHECKPOINT_SUFFIXES)
+        hint = f"Known: {known}, or a file that ends in {suffixes}."
+        raise WeightsError(f"There is no checkpoint {path}.", hint=hint)
+    return path
 
 
 def torch_checkpoints() -> Path:

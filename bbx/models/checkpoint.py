@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from bbx.errors import WeightsError
+from bbx.models.caches import CHECKPOINT_SUFFIXES
 
 State = dict[str, torch.Tensor]
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 """File names that `read` accepts."""
 
 # Averaged weights come first: where a training script keeps both, they are the ones it evaluates.
@@ -38,16 +38,16 @@ def read(path: Path, wanted: Collection[str]) -> tuple[State, tuple[str, ...]]:
     that fails.
 
     Args:
-        path: of the file; its suffix is one of `SUFFIXES`.
+        path: of the file; its suffix is one of `CHECKPOINT_SUFFIXES`.
         wanted: keys of the module it is meant for; a prefix that the module has too is kept.
 
     Raises:
         WeightsError: no such file, not a checkpoint, or a pickle that is more than tensors.
     """
-    if path.suffix not in SUFFIXES:
+    if path.suffix not in CHECKPOINT_SUFFIXES:
         raise WeightsError(
             f"{path} is no checkpoint that bbx knows by its suffix.",
-            hint=f"Known: auto, pretrained, random, or a file that ends in {', '.join(SUFFIXES)}.",
+            hint=f"Known: auto, pretrained, random, or a file that ends in {', '.join(CHECKPOINT_SUFFIXES)}.",
         )
     if not path.is_file():
         raise WeightsError(f"There is no checkpoint {path}.")
@@ -64,6 +64,10 @@ def _read_safetensors(path: Path) -> Any:
 
 
 def _read_pickle(path: Path) -> Any:
+    with path.open("rb") as stream:
+        # A zip archive since torch 1.6, a pickle before.
+        if not stream.read(2).startswith((b"PK", b"\x80")):
+            raise WeightsError(f"{path} is truncated or no checkpoint: torch.save writes no such file.")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

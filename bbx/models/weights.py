@@ -8,7 +8,7 @@ from pathlib import Path
 from bbx import lazy, process
 from bbx.artifact import WeightsFile, WeightsOrigin, sha256_of
 from bbx.errors import WeightsError
-from bbx.models.checkpoint import SUFFIXES
+from bbx.models.caches import named_checkpoint
 from bbx.models.pretrained import (
     Published,
     cached_pretrained,
@@ -17,7 +17,7 @@ from bbx.models.pretrained import (
     published_weights,
     reachable,
 )
-from bbx.models.spec import WEIGHT_POLICIES, ModelSpec, Prefixed, Preset
+from bbx.models.spec import ModelSpec, Prefixed, Preset
 
 __all__ = ["Choice", "cached_pretrained", "choose"]
 
@@ -49,7 +49,7 @@ def choose(spec: ModelSpec, target: Preset | Prefixed) -> Choice:
     if spec.weights == "random":
         return Choice("random")
     if spec.weights_are_a_file:
-        return _from_file(Path(spec.weights).expanduser())
+        return _from_file(spec.weights)
     if (packaged := packaged_weights(target)) is not None:
         return Choice("pretrained", packaged, in_order=True)
     published = published_weights(target)
@@ -67,12 +67,8 @@ def choose(spec: ModelSpec, target: Preset | Prefixed) -> Choice:
         return Choice("random")
 
 
-def _from_file(path: Path) -> Choice:
-    if not path.is_file():
-        raise WeightsError(
-            f"There is no checkpoint {path}.",
-            hint=f"Known: {', '.join(WEIGHT_POLICIES)}, or a file that ends in {', '.join(SUFFIXES)}.",
-        )
+def _from_file(weights: str) -> Choice:
+    path = named_checkpoint(weights)
     return Choice(WeightsFile(path=str(path), sha256=sha256_of(path)), path)
 
 

@@ -12,7 +12,7 @@ from bbx import artifact, process
 from bbx.errors import ExportError
 from bbx.exporter import verify
 from bbx.exporter.onnx_io import check_onnx
-from bbx.exporter.to_onnx import OnnxOptions, onnx_from_module
+from bbx.exporter.to_onnx import onnx_from_module
 from bbx.exporter.to_pt2 import pt2_from_module
 from bbx.exporter.to_torchscript import torchscript_from_module
 from bbx.models.build import Model, build
@@ -80,9 +80,8 @@ def _write(step: ExportStep, model: Model, inputs: tuple[TensorSpec, ...], out: 
     if step.format == "pt2":
         pt2_from_module(model.module, inputs, out, batch=step.batch)
         return {"notes": ()}
-    options = OnnxOptions(step.batch, step.dynamic_size, step.opset, step.exporter)
     names = tuple(spec.name for spec in model.outputs)
-    export = onnx_from_module(model.module, inputs, names, options, out)
+    export = onnx_from_module(model.module, inputs, names, step.onnx_options, out)
     check_onnx(out)
     return {"exporter": export.exporter, "opset": export.opset, "notes": export.notes}
 

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal, Self
 from bbx import artifact
 from bbx.artifact import sha256_of
 from bbx.errors import ArtifactError, UsageError
-from bbx.models.caches import weights_at_hand
+from bbx.exporter.onnx_options import OnnxOptions
+from bbx.models.caches import named_checkpoint, weights_at_hand
 from bbx.models.spec import ModelSpec
 from bbx.types import Flavor, Format, Precision
 
@@ -115,6 +116,16 @@ class ExportStep(Step):
         extra = [option for option, value in given.items() if value]
         if self.format != "onnx" and extra:
             raise UsageError(f"{', '.join(extra)} belongs to --format onnx, and the format is {self.format}.")
+        _ = self.onnx_options  # which refuses what cannot be exported
+
+    @property
+    def onnx_options(self) -> OnnxOptions:
+        """The options of the ONNX graph.
+
+        Raises:
+            UsageError: as on their creation.
+        """
+        return OnnxOptions(self.batch, self.dynamic_size, self.opset, self.exporter)
 
     @property
     def stem(self) -> str:
@@ -136,7 +147,7 @@ class ExportStep(Step):
 
     def dependencies(self) -> dict[str, Any]:
         if self.spec.weights_are_a_file:
-            return {"weights": sha256_of(_existing(Path(self.spec.weights)))}
+            return {"weights": sha256_of(named_checkpoint(self.spec.weights))}
         return {"weights": weights_at_hand(self.spec.name)} if self.spec.weights == "auto" else {}
 
     def to_request(self) -> dict[str, Any]:
