@@ -126,9 +126,8 @@ def main() -> None:
             done[name] = row(name, Path(folder))
             shutil.rmtree(folder, ignore_errors=True)
         print(f"[{index + 1}/{len(names)}]", json.dumps(done[name]), flush=True)
-        rows = [done[key] for key in sorted(done)]
-        RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
-        PAGE.write_text(page(rows))
+        RESULTS.write_text(json.dumps([done[key] for key in sorted(done)], indent=1) + "\n")
+    PAGE.write_text(page([done[key] for key in sorted(done)]))
 
 
 if __name__ == "__main__":
