@@ -246,6 +246,29 @@ def test_a_foreign_program_is_refused(
     assert "so it was not loaded" in row["reasons"][0]["text"]
 
 
+def test_a_program_of_another_machine_runs_when_the_user_says_so(
+    bbx: Any, in_nets_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = bbx("export", "sample_nets:tiny", "-f", "torchscript", "--json", "-q", "-o", tmp_path / "net")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another machine"))
+    ask = (
+        "bench",
+        made.document["artifact"],
+        "--runtime",
+        "torchscript",
+        "--json",
+        "-q",
+        "-o",
+        tmp_path / "out",
+    )
+    [refused] = bbx(*ask).document["results"]
+    assert refused["verdict"] == "failed"
+    assert "not made by bbx on this machine" in refused["reasons"][0]["text"]
+    assert "--trust" in refused["reasons"][0]["remedy"]
+    [measured] = bbx(*ask, "--trust").document["results"]
+    assert measured["latency_ns"]["median"] > 0
+
+
 @pytest.mark.skipif(current_target() is not None, reason="tensorrt can build here")
 def test_a_flavour_that_this_machine_lacks(refused: Any, tmp_path: Path) -> None:
     path = _matmul(tmp_path / "net.onnx")
