@@ -86,7 +86,7 @@ def test_a_checkpoint_that_is_none(refused: Any, tmp_path: Path, suffix: str) ->
     path = tmp_path / f"net{suffix}"
     path.write_bytes(b"hello, world" * 10)
     assert str(path) in refused(1, "export", "resnet18", "--weights", path)
-    assert "There is no file" in refused(1, "export", "resnet18", "--weights", tmp_path / "no.pth")
+    assert "There is no checkpoint" in refused(1, "export", "resnet18", "--weights", tmp_path / "no.pth")
 
 
 # --- graphs -----------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def test_a_killed_command_leaves_the_old_artefact_and_the_next_one_cleans_up(
     path = tmp_path / "sample_nets-tiny.torchscript"
     assert bbx(*EXPORT, "-o", tmp_path).code == 0
     before = path.read_bytes(), manifest_path(path).read_bytes()
-    code, _ = _stopped(tmp_path, signal.SIGKILL, "build", *EXPORT, "--seed", "1")
+    code, _ = _stopped(tmp_path, signal.SIGKILL, "export", *EXPORT, "--seed", "1")
     assert code == -signal.SIGKILL
     assert (path.read_bytes(), manifest_path(path).read_bytes()) == before
     assert staging_folders(path) != []

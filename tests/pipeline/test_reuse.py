@@ -109,7 +109,7 @@ def test_a_changed_checkpoint_makes_it_again(bbx: Any, tmp_path: Path) -> None:
     assert third["weights"]["sha256"] != first["weights"]["sha256"]
     assert third["sha256"] != first["sha256"]
     checkpoint.unlink()
-    assert "There is no file" in bbx("export", *SMALL, "--weights", checkpoint, "-o", out).error
+    assert "There is no checkpoint" in bbx("export", *SMALL, "--weights", checkpoint, "-o", out).error
 
 
 def test_a_factory_is_never_taken_from_disk(bbx: Any, in_nets_folder: Path, tmp_path: Path) -> None:
