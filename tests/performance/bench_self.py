@@ -151,8 +151,8 @@ def main() -> None:
             "start_up_s": start_up(),
             "export": export_against_bare_script(folder, rounds),
             "harness": [
-                harness_against_tight_loop(folder, "mobilenet_v3_small", 64, 1, pairs=15),
-                harness_against_tight_loop(folder, "resnet50", 224, 2, pairs=15),
+                harness_against_tight_loop(folder, "mobilenet_v3_small", 128, 1, pairs=15),
+                harness_against_tight_loop(folder, "resnet50", 224, 3, pairs=15),
             ],
             "harness_overhead_ns": harness_overhead_ns(),
             "own_peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
