@@ -1,4 +1,4 @@
-"""What lies in the caches decides what `--weights auto` gives, and so whether an artefact is still the one."""
+"""What lies in the caches decides what `--weights auto` gives, and so whether an artefact is reused."""
 
 from __future__ import annotations
 
