@@ -24,6 +24,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy docs/generate.py docs/picture.py
 	$(BIN)/lint-imports
 	$(BIN)/python -m cogapp --check -I docs README.md docs/*.md
 

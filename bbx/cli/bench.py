@@ -53,14 +53,7 @@ def bench(
     quiet: opt.Quiet = False,
 ) -> int:
     """Measure models or artefacts on the runtimes of this machine, and write a report."""
-    options = opt.model_options(
-        head=head,
-        num_classes=num_classes,
-        image_size=image_size,
-        weights=weights,
-        seed=seed,
-        input=input_kind,
-    )
+    options = opt.chosen(locals(), *opt.MODEL_OPTIONS)
     from bbx import api
     from bbx.cli.live_table import live_table, print_results
 

@@ -59,18 +59,7 @@ def build_trt(
 ) -> None:
     """Compile a model to a TensorRT engine and prove which precision the engine contains."""
     precision = opt.precision_from(fp16=fp16, bf16=bf16, int8=int8, fp8=fp8)
-    options = opt.model_options(
-        head=head,
-        num_classes=num_classes,
-        image_size=image_size,
-        weights=weights,
-        seed=seed,
-        input=input_kind,
-        batch=batch,
-        dynamic_size=dynamic_size,
-        opset=opset,
-        exporter=exporter,
-    )
+    options = opt.chosen(locals(), *opt.MODEL_OPTIONS, *opt.GRAPH_OPTIONS)
     from bbx import api
 
     with reporting(quiet=quiet) as listener:

@@ -50,18 +50,7 @@ def export(
 ) -> None:
     """Export a model and prove that the artefact computes what the module computes."""
     precision = opt.precision_from(fp16=fp16, bf16=bf16)
-    options = opt.model_options(
-        head=head,
-        num_classes=num_classes,
-        image_size=image_size,
-        weights=weights,
-        seed=seed,
-        input=input_kind,
-        batch=batch,
-        dynamic_size=dynamic_size,
-        opset=opset,
-        exporter=exporter,
-    )
+    options = opt.chosen(locals(), *opt.MODEL_OPTIONS, *opt.GRAPH_OPTIONS)
     from bbx import api
 
     with reporting(quiet=quiet) as listener:

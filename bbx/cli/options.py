@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -100,6 +101,16 @@ def task_named(name: str | None) -> Task | None:
     return None
 
 
-def model_options(**options: Any) -> dict[str, Any]:
-    """Options for `bbx.api`; enumerations become their values."""
-    return {name: str(value) if isinstance(value, StrEnum) else value for name, value in options.items()}
+MODEL_OPTIONS = ("head", "num_classes", "image_size", "weights", "seed", "input_kind")
+GRAPH_OPTIONS = ("batch", "dynamic_size", "opset", "exporter")
+
+
+def chosen(parameters: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Of a command's parameters (`locals()`), the named ones as `bbx.api` takes them.
+
+    Enumerations become their values, and `input_kind`, which must not hide a builtin, becomes `input`.
+    """
+    return {
+        name.removesuffix("_kind"): str(value) if isinstance(value := parameters[name], StrEnum) else value
+        for name in names
+    }

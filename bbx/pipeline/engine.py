@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,16 +43,7 @@ def engine_task(request: dict[str, Any]) -> dict[str, Any]:
         artifact.check_external_data(step.source)
         parent = manifest_of(step.source)
         model = onnx.load(str(step.source))
-        options = EngineOptions(
-            flavor=step.flavor,
-            targets=step.targets,
-            profiles=tuple(parse_profile(text, graph_specs(model)[0]) for text in step.profiles),
-            workspace_bytes=step.workspace_bytes,
-            refit=step.refit,
-            strip=step.strip,
-            tf32=step.tf32,
-        )
-        build = engine_from_onnx(step.source, options, staging / path.name)
+        build = engine_from_onnx(step.source, _options(step, model), staging / path.name)
         stopwatch.lap("build")
         process.progress("verify", detail="precision")
         proof = _precision(step, model, build, parent, staging / path.name)
@@ -62,33 +54,58 @@ def engine_task(request: dict[str, Any]) -> dict[str, Any]:
             "warnings": [*(parent.document.get("warnings", ()) if parent else ()), *warnings],
         }
         passed = proof.verdict == "pass" and parity["verdict"] != "fail"
-
-        def describe(final: Path) -> Manifest:
-            staged = staging / final.name
-            inputs, outputs = graph_specs(model)
-            return artifact.make_manifest(
-                staging,
-                file=final.name,
-                format="engine",
-                precision=step.precision,
-                inputs=inputs,
-                outputs=outputs,
-                preprocess=parent.preprocess if parent else None,
-                model=parent.model if parent else str(step.source),
-                weights=parent.weights if parent else "file",
-                request=step.to_request(),
-                fingerprint=step.fingerprint(),
-                parent_sha256=document["source_sha256"],
-                tools=artifact.tool_versions(*step.tools),
-                targets=build.targets,
-                command=step.command,
-                document=document
-                | {"engine": str(final), "sha256": sha256_of(staged), "bytes": staged.stat().st_size},
-            )
-
+        describe = _describer(step, model, parent, staging, document)
         manifest = commit_checked(staging, path, describe, passed=passed)
     _require(proof, parity, manifest)
     return manifest.document
+
+
+def _options(step: EngineStep, model: onnx.ModelProto) -> EngineOptions:
+    inputs, _ = graph_specs(model)
+    return EngineOptions(
+        flavor=step.flavor,
+        targets=step.targets,
+        profiles=tuple(parse_profile(text, inputs) for text in step.profiles),
+        workspace_bytes=step.workspace_bytes,
+        refit=step.refit,
+        strip=step.strip,
+        tf32=step.tf32,
+    )
+
+
+def _describer(
+    step: EngineStep,
+    model: onnx.ModelProto,
+    parent: Manifest | None,
+    staging: Path,
+    document: dict[str, Any],
+) -> Callable[[Path], Manifest]:
+    """Makes the manifest once it is known under which name the engine is kept."""
+    inputs, outputs = graph_specs(model)
+
+    def describe(final: Path) -> Manifest:
+        staged = staging / final.name
+        size = staged.stat().st_size
+        return artifact.make_manifest(
+            staging,
+            file=final.name,
+            format="engine",
+            precision=step.precision,
+            inputs=inputs,
+            outputs=outputs,
+            preprocess=parent.preprocess if parent else None,
+            model=parent.model if parent else str(step.source),
+            weights=parent.weights if parent else "file",
+            request=step.to_request(),
+            fingerprint=step.fingerprint(),
+            parent_sha256=document["source_sha256"],
+            tools=artifact.tool_versions(*step.tools),
+            targets=tuple(document["targets"]),
+            command=step.command,
+            document=document | {"engine": str(final), "sha256": sha256_of(staged), "bytes": size},
+        )
+
+    return describe
 
 
 def _precision(
@@ -114,7 +131,9 @@ def _parity(
     cases = parity_cases(inputs, parent.preprocess if parent else None, sizes)
     with OrtRunner(step.source) as reference:
         references = verify.reference_outputs(cases, reference.infer)
-    tolerance = verify.TOLERANCES.get(step.precision, verify.TOLERANCES["fp16"])
+    # TF32 keeps as many significant bits as FP16; INT8 and FP8 differ from their Q/DQ graph by no more.
+    coarse = step.tf32 or step.precision not in verify.TOLERANCES
+    tolerance = verify.TOLERANCES["fp16" if coarse else step.precision]
     with TrtRunner(plan, flavor=step.flavor, trust=True) as runner:
         parity = verify.compare(
             cases, references, runner.infer, tolerance, against=f"{step.source.name} in ONNX Runtime"

@@ -157,11 +157,10 @@ print("done")
 """
 
 
-def _run_engine(flavor: str, onnx: Path, graph: bool) -> None:
+def _run_engine(flavor: str, onnx: Path, graph: bool) -> subprocess.CompletedProcess[str]:
     nets_file = Path(__file__).parent.parent / "runners" / "nets.py"
     words = [sys.executable, "-c", _ENGINE, flavor, str(nets_file), str(onnx), "graph" if graph else ""]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
-    assert done.stdout.strip().endswith("done"), done.stderr[-3000:]
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
 
 
 @pytest.mark.parametrize("graph", [False, True])
@@ -171,7 +170,8 @@ def test_an_engine_agrees_and_samples(flavor: str, graph: bool, files: dict[str,
     pytest.importorskip(module, reason=f"{module} is not installed")
     if flavor == "rtx" and gpus()[0].capability == (9, 0):
         pytest.skip("TensorRT for RTX does not support compute capability 9.0")
-    _run_engine(flavor, files["onnx"], graph)
+    done = _run_engine(flavor, files["onnx"], graph)
+    assert done.stdout.strip().endswith("done"), done.stderr[-3000:]
 
 
 def test_an_engine_for_another_gpu_is_refused(nets: ModuleType, files: dict[str, Path]) -> None:
