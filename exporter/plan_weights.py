@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -30,6 +31,8 @@ _RUNS = 32
 _SMALLEST = 1024
 """Elements below which a tensor is not looked for: biases are merged and folded, and weigh nothing."""
 _CHUNK_BYTES = 1 << 24
+_TABLE_BITS = 22
+"""Of the table that rules words out: 4 MiB, which stays in a processor's cache."""
 _KEY = np.dtype("<u8")
 
 
@@ -85,52 +88,59 @@ def _candidates(index: int, tensor: TensorProto) -> Iterator[_Candidate]:
     if as_is is None and tensor.data_type not in _FLOATS:
         return
     values = numpy_helper.to_array(tensor)
+    encodings = {as_is: values.dtype} if as_is is not None else _ENCODINGS
     for order in _orders(values):
-        if as_is is not None:
-            yield from _runs(index, as_is, order.view(np.uint8))
-        else:
-            with np.errstate(over="ignore"):
-                for dtype, encoding in _ENCODINGS.items():
-                    yield from _runs(index, dtype, order.astype(encoding))
+        for dtype, encoding in encodings.items():
+            runs = _runs(order, encoding)
+            if len(runs):
+                yield _Candidate(index, dtype, runs, values.size * encoding.itemsize)
 
 
 def _orders(values: NDArray[np.generic]) -> Iterator[NDArray[np.generic]]:
-    """The tensor with its elements in the orders that a plan may have them in."""
-    yield np.ascontiguousarray(values).ravel()
+    """Views of the tensor with its axes in the orders that a plan may have them in."""
+    yield values
     if values.ndim > 2 and values.shape[1] > 1:  # a convolution: channels last
-        yield np.ascontiguousarray(np.moveaxis(values, 1, -1)).ravel()
+        yield np.moveaxis(values, 1, -1)
     if values.ndim == 2:  # a matrix: the other way round
-        yield np.ascontiguousarray(values.T).ravel()
+        yield values.T
 
 
-def _runs(index: int, dtype: str, flat: NDArray[np.generic]) -> Iterator[_Candidate]:
-    raw = flat.view(np.uint8)
-    places = np.linspace(0, len(raw) - _RUN_BYTES, _RUNS).astype(np.int64) // 8 * 8
-    runs = raw[np.unique(places)[:, None] + np.arange(_RUN_BYTES)]
-    varied = runs[(runs != runs[:, :1]).any(axis=1)]
-    if len(varied):
-        yield _Candidate(index, dtype, varied, len(raw))
+def _runs(order: NDArray[np.generic], encoding: np.dtype[Any]) -> NDArray[np.uint8]:
+    """Runs of the tensor, spread over it, as bytes in one encoding; only those elements are converted."""
+    length, step = _RUN_BYTES // encoding.itemsize, 8 // encoding.itemsize
+    starts = np.unique(np.linspace(0, order.size - length, _RUNS).astype(np.int64) // step * step)
+    places = np.unravel_index(starts[:, None] + np.arange(length), order.shape)
+    with np.errstate(over="ignore"):
+        runs = np.ascontiguousarray(order[places].astype(encoding)).view(np.uint8)
+    varied: NDArray[np.uint8] = runs[(runs != runs[:, :1]).any(axis=1)]
+    return varied
 
 
 def _present(runs: NDArray[np.uint8] | None, plan: bytes | memoryview) -> NDArray[np.bool_]:
     """For each run, whether the plan holds it at a multiple of 4 bytes."""
     if runs is None:
         return np.zeros(0, np.bool_)
-    contiguous = np.ascontiguousarray(runs)
-    heads, tails = contiguous.view(_KEY).T
-    order = np.argsort(heads, kind="stable")
-    keys = heads[order]
+    heads, tails = np.ascontiguousarray(runs).view(_KEY).T
+    starting_with: dict[int, list[int]] = {}
+    for run, head in enumerate(heads.tolist()):
+        starting_with.setdefault(head, []).append(run)
+    keys = np.unique(heads)
+    # Nearly every word of a plan is no run's head; a small table says so without a search.
+    listed = np.zeros(1 << _TABLE_BITS, np.bool_)
+    listed[_slots(keys)] = True
     present = np.zeros(len(runs), np.bool_)
     raw = np.frombuffer(plan, np.uint8)
     for start in range(0, len(raw), _CHUNK_BYTES):
         for shift in (0, 4):
             piece = raw[start + shift : start + shift + _CHUNK_BYTES + 8]
             words = piece[: len(piece) // 8 * 8].view(_KEY)
-            places = np.searchsorted(keys, words[:-1])
-            hits = np.flatnonzero(keys[np.minimum(places, len(keys) - 1)] == words[:-1])
-            for hit in hits:
-                place = int(places[hit])
-                while place < len(keys) and keys[place] == words[hit]:
-                    present[order[place]] |= tails[order[place]] == words[hit + 1]
-                    place += 1
+            maybe = np.flatnonzero(listed[_slots(words[:-1])])
+            for hit in maybe[np.isin(words[maybe], keys)].tolist():
+                for run in starting_with[int(words[hit])]:
+                    present[run] |= tails[run] == words[hit + 1]
     return present
+
+
+def _slots(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Fibonacci hashing (Knuth, The Art of Computer Programming, volume 3, section 6.4) of 8-byte words."""
+    return (words * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - _TABLE_BITS)
