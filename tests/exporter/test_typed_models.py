@@ -9,9 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import timm
 import torch
-import torchvision
 
 from bbx.calibration.ranges import activation_ranges
 from bbx.exporter.emulate import emulated_from_typed
@@ -21,14 +19,16 @@ from bbx.exporter.precision import precision_proof
 from bbx.exporter.to_engine import engine_from_onnx
 from bbx.exporter.to_typed import typed_from_onnx
 from bbx.images import photograph_batch
+from bbx.models.build import build
+from bbx.models.spec import ModelSpec
 from bbx.types import Preprocess
 
 SIZE = 64
 NETS = {
-    "resnet18": lambda: torchvision.models.resnet18(num_classes=10),
-    "mobilenet_v3_small": lambda: torchvision.models.mobilenet_v3_small(num_classes=10),
-    "vit_tiny": lambda: timm.create_model("vit_tiny_patch16_224", img_size=SIZE, num_classes=10, depth=3),
-    "convnext_atto": lambda: timm.create_model("convnext_atto", num_classes=10),
+    "resnet18": "resnet18",
+    "mobilenet_v3_small": "mobilenet_v3_small",
+    "vit_tiny": "timm:vit_tiny_patch16_224",
+    "convnext_atto": "timm:convnext_atto",
 }
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 
@@ -39,19 +39,11 @@ def _images() -> np.ndarray:
 
 @cache
 def _exported(name: str, folder: Path) -> Path:
-    torch.manual_seed(0)
-    module = NETS[name]()
-    if any(isinstance(layer, torch.nn.BatchNorm2d) for layer in module.modules()):
-        module.train()  # statistics of real images keep the activations of a random net in range
-        for layer in module.modules():
-            if isinstance(layer, torch.nn.BatchNorm2d):
-                layer.momentum = None
-        with torch.no_grad():
-            module(torch.from_numpy(_images()))
+    module = build(ModelSpec(NETS[name], num_classes=10, image_size=SIZE, weights="random")).module
     path = folder / f"{name}.onnx"
     batch = {0: torch.export.Dim("batch", min=1, max=64)}
     program = torch.onnx.export(
-        module.eval(),
+        module,
         (torch.from_numpy(_images()[:2]),),
         dynamo=True,
         opset_version=20,
