@@ -84,8 +84,12 @@ def share(rows: list[dict[str, Any]], passed: Any) -> str:
     return f"{count} of {len(rows)} ({count / len(rows):.1%})"
 
 
-def page(rows: list[dict[str, Any]]) -> str:
-    """The table as Markdown."""
+def page(rows: list[dict[str, Any]], missing: list[str]) -> str:
+    """The table as Markdown.
+
+    Args:
+        missing: models that the command has not come to yet.
+    """
     lines = [
         "# torchvision's classifiers",
         "",
@@ -93,6 +97,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         "exported to ONNX with parity on photographs and noise, and compiled by TensorRT for RTX without a "
         "GPU. *Engine* columns give the verdict of the precision proof.",
         "",
+        *([f"Not measured yet, {len(missing)} models: {', '.join(missing)}.", ""] if missing else []),
         f"- Export with parity `pass`: {share(rows, lambda r: r['export'] == 'pass')}; `inconclusive`: "
         f"{share(rows, lambda r: r['export'] == 'inconclusive')}",
         f"- Export with parity `pass`, counting models with a zeroed head under a new head of "
@@ -127,7 +132,8 @@ def main() -> None:
             shutil.rmtree(folder, ignore_errors=True)
         print(f"[{index + 1}/{len(names)}]", json.dumps(done[name]), flush=True)
         RESULTS.write_text(json.dumps([done[key] for key in sorted(done)], indent=1) + "\n")
-    PAGE.write_text(page([done[key] for key in sorted(done)]))
+    missing = sorted(set(classifiers()) - done.keys())
+    PAGE.write_text(page([done[key] for key in sorted(done)], missing))
 
 
 if __name__ == "__main__":
