@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 
 from bbx.errors import ExportError
-from bbx.types import TensorSpec
+from bbx.types import BYTES_PER_ELEMENT, TensorSpec
 
 PROTOBUF_LIMIT = 2 * 1024**3 - 64 * 1024**2
 """Bytes of weights above which a graph keeps them in a file of its own (protobuf ends at 2 GiB)."""
@@ -19,17 +19,26 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> None:
     onnx.save(model, str(path), save_as_external_data=large, location=f"{path.name}.data" if large else None)
 
 
-def graph_specs(model: onnx.ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Inputs (initialisers left out) and outputs of a graph."""
+def graph_specs(
+    model: onnx.ModelProto, subject: str = "The graph"
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs (initialisers left out) and outputs of a graph.
+
+    Args:
+        subject: what the graph is called in an error.
+
+    Raises:
+        ExportError: one of them is no tensor of numbers.
+    """
     weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = tuple(_spec(value) for value in model.graph.input if value.name not in weights)
-    return inputs, tuple(_spec(value) for value in model.graph.output)
+    inputs = tuple(_spec(value, subject) for value in model.graph.input if value.name not in weights)
+    return inputs, tuple(_spec(value, subject) for value in model.graph.output)
 
 
-def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+def _spec(value: onnx.ValueInfoProto, subject: str) -> TensorSpec:
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type") or not tensor.elem_type:
-        raise ExportError(f"{value.name!r} is no tensor: bbx takes graphs of tensors only.")
+        raise ExportError(f"{subject}: {value.name!r} is no tensor, and bbx takes graphs of tensors only.")
     dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
     named = {
         "float": "float32",
@@ -38,6 +47,8 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
         "float8e5m2": "float8_e5m2",
     }
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+    if named.get(dtype, dtype) not in BYTES_PER_ELEMENT:
+        raise ExportError(f"{subject}: {value.name!r} is a tensor of type {dtype}, which bbx does not run.")
     return TensorSpec(value.name, named.get(dtype, dtype), shape)
 
 

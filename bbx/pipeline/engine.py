@@ -61,7 +61,7 @@ def engine_task(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _options(step: EngineStep, model: onnx.ModelProto) -> EngineOptions:
-    inputs, _ = graph_specs(model)
+    inputs, _ = graph_specs(model, step.source.name)
     return EngineOptions(
         flavor=step.flavor,
         targets=step.targets,
