@@ -87,6 +87,10 @@ class Row:
         graph = "/graph" if self.cuda_graph else ""
         return f"{self.subject}/{self.runtime}/{self.precision}/b{self.batch}/{self.scenario}{graph}"
 
+    def identity(self) -> dict[str, Any]:
+        """The key and what it is made of, as a request and a report have them."""
+        return {"key": self.key, **asdict(self)}
+
     @property
     def stem(self) -> str:
         """The key as a file name: readable, and unique by a few characters of its hash."""

@@ -121,13 +121,7 @@ def time_left_s(took: Sequence[float], remaining: int) -> float | None:
 def _request(row: Row, subject: Subject, setting: Setting, ready: Ready) -> dict[str, Any]:
     """What `row.row_task` is given; plain JSON."""
     return {
-        "key": row.key,
-        "subject": row.subject,
-        "runtime": row.runtime,
-        "precision": row.precision,
-        "batch": row.batch,
-        "scenario": row.scenario,
-        "cuda_graph": row.cuda_graph,
+        **row.identity(),
         "trust": setting.trust,
         "spec": subject.spec.to_request() if subject.spec else None,
         "artefact": str(ready.artefact.path) if ready.artefact else None,
@@ -167,13 +161,7 @@ def failed_row(row: Row, command: str, error: BbxError) -> Document:
         "parity_failed" if not_right else "failed", f"{type(error).__name__}: {error.message}", error.hint
     )
     return {
-        "key": row.key,
-        "subject": row.subject,
-        "runtime": row.runtime,
-        "precision": row.precision,
-        "batch": row.batch,
-        "scenario": row.scenario,
-        "cuda_graph": row.cuda_graph,
+        **row.identity(),
         "verdict": reason.verdict,
         "reasons": [reason.to_json()],
         "latency_ns": None,
