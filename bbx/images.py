@@ -60,20 +60,64 @@ def apply(image: Image.Image, how: Preprocess) -> NDArray[np.generic]:
     Returns:
         `how.dtype`, shape `how.input_shape` without the batch.
     """
-    short = round(min(how.height, how.width) / how.crop_pct)
-    scale = max(short / min(image.size), how.width / image.width, how.height / image.height)
-    # Whole pixels are cut, as torchvision and timm do; the small term undoes what the division lost.
-    width, height = (int(side * scale + 1e-6) for side in image.size)
-    size = (max(how.width, width), max(how.height, height))
-    resized = image.resize(size, _RESAMPLING[how.interpolation])
-    left, top = (size[0] - how.width) // 2, (size[1] - how.height) // 2
-    crop = np.asarray(resized.crop((left, top, left + how.width, top + how.height)))
+    fitted = np.asarray(_FITS[how.fit](image, how))
     if how.dtype == "float32":
         mean, std = np.asarray(how.mean, np.float32), np.asarray(how.std, np.float32)
-        crop = (crop.astype(np.float32) / np.float32(255) - mean) / std
+        fitted = (fitted.astype(np.float32) / np.float32(255) - mean) / std
     if how.layout == "NCHW":
-        crop = crop.transpose(2, 0, 1)
-    return np.ascontiguousarray(crop)
+        fitted = fitted.transpose(2, 0, 1)
+    return np.ascontiguousarray(fitted)
+
+
+def placement(width: int, height: int, how: Preprocess) -> tuple[float, float, float, float]:
+    """Where an image of this size stands in the network's input.
+
+    Returns:
+        `(scale_x, scale_y, left, top)`: the pixel (x, y) of the image is at (scale_x * x + left,
+        scale_y * y + top) of the input; with `crop`, left and top are not positive.
+    """
+    if how.fit == "stretch":
+        return how.width / width, how.height / height, 0.0, 0.0
+    if how.fit == "letterbox":
+        inner_width, inner_height = _letterboxed(width, height, how)
+        return inner_width / width, inner_height / height, 0.0, 0.0
+    outer_width, outer_height = _cropped_from(width, height, how)
+    left, top = (outer_width - how.width) // 2, (outer_height - how.height) // 2
+    return outer_width / width, outer_height / height, -float(left), -float(top)
+
+
+def _crop(image: Image.Image, how: Preprocess) -> Image.Image:
+    size = _cropped_from(image.width, image.height, how)
+    resized = image.resize(size, _RESAMPLING[how.interpolation])
+    left, top = (size[0] - how.width) // 2, (size[1] - how.height) // 2
+    return resized.crop((left, top, left + how.width, top + how.height))
+
+
+def _cropped_from(width: int, height: int, how: Preprocess) -> tuple[int, int]:
+    short = round(min(how.height, how.width) / how.crop_pct)
+    scale = max(short / min(width, height), how.width / width, how.height / height)
+    # Whole pixels are cut, as torchvision and timm do; the small term undoes what the division lost.
+    return max(how.width, int(width * scale + 1e-6)), max(how.height, int(height * scale + 1e-6))
+
+
+def _stretch(image: Image.Image, how: Preprocess) -> Image.Image:
+    return image.resize((how.width, how.height), _RESAMPLING[how.interpolation])
+
+
+def _letterbox(image: Image.Image, how: Preprocess) -> Image.Image:
+    resized = image.resize(_letterboxed(image.width, image.height, how), _RESAMPLING[how.interpolation])
+    red, green, blue = (round(255 * value) for value in how.mean)
+    paper = Image.new("RGB", (how.width, how.height), (red, green, blue))
+    paper.paste(resized, (0, 0))
+    return paper
+
+
+def _letterboxed(width: int, height: int, how: Preprocess) -> tuple[int, int]:
+    scale = min(how.width / width, how.height / height)
+    return max(1, int(width * scale + 1e-6)), max(1, int(height * scale + 1e-6))
+
+
+_FITS = {"crop": _crop, "stretch": _stretch, "letterbox": _letterbox}
 
 
 @cache

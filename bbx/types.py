@@ -11,7 +11,8 @@ SCHEMA = "bbx/1"
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 Format = Literal["onnx", "torchscript", "pt2", "engine"]
 Flavor = Literal["tensorrt", "rtx"]
-Task = Literal["classification"]
+Task = Literal["classification", "detection", "segmentation"]
+Lowering = Literal["auto", "static", "onnx"]
 InputKind = Literal["float32", "uint8"]
 ParityVerdict = Literal["pass", "fail", "inconclusive"]
 PrecisionVerdict = Literal["pass", "fail"]
@@ -75,14 +76,21 @@ class TensorSpec:
 class Preprocess:
     """How a decoded RGB image becomes one row of the network's input.
 
-    The image is resized so that its shorter side is `round(min(height, width) / crop_pct)`, cropped at
-    the centre to `height` × `width`, and, unless `dtype` is `uint8`, divided by 255, reduced by `mean`
-    and divided by `std` (both per RGB channel, for values in 0..1). With `uint8` that arithmetic is
-    part of the artefact.
+    `fit` says how the image gets the size `height` × `width`:
+
+    - `crop`: resized so that its shorter side is `round(min(height, width) / crop_pct)`, then cropped at
+      the centre;
+    - `stretch`: resized to that size, whatever its proportions;
+    - `letterbox`: resized by the largest factor at which it fits, laid at the top left corner, and the rest
+      filled with `mean`, rounded to whole values.
+
+    Then, unless `dtype` is `uint8`, values are divided by 255, reduced by `mean` and divided by `std` (both
+    per RGB channel, for values in 0..1). With `uint8` that arithmetic is part of the artefact.
     """
 
     height: int
     width: int
+    fit: Literal["crop", "stretch", "letterbox"] = "crop"
     crop_pct: float = 0.875
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -104,3 +112,28 @@ class Preprocess:
         if self.layout == "NHWC":
             return (None, self.height, self.width, 3)
         return (None, 3, self.height, self.width)
+
+
+@dataclass(frozen=True, slots=True)
+class Postprocess:
+    """What the outputs mean, beyond their names; the manifest carries it.
+
+    Attributes:
+        task: `classification`: `logits` of each class, or `features`. `detection`: `boxes`, `scores`, `labels`,
+            `num_detections`, `saturated`, and what else the model finds, padded. `segmentation`: `logits` of
+            each class and pixel, or the `labels` of the best.
+        num_classes: of the head; for detection and segmentation with the background, which is class 0.
+        score_threshold: detection: below it nothing is reported.
+        iou_threshold: detection: boxes of one class that overlap more are suppressed.
+        candidates: detection: boxes that enter suppression, at most.
+        detections: detection: rows of the outputs.
+        lowering: detection: `static` or `onnx`.
+    """
+
+    task: Task
+    num_classes: int | None = None
+    score_threshold: float | None = None
+    iou_threshold: float | None = None
+    candidates: int | None = None
+    detections: int | None = None
+    lowering: Lowering | None = None

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bbx.artifact.hashing import sha256_of
 from bbx.artifact.keys import sign
 from bbx.errors import ArtifactError
-from bbx.types import SCHEMA, Format, Precision, Preprocess, TensorSpec
+from bbx.types import SCHEMA, Format, Postprocess, Precision, Preprocess, TensorSpec
 
 PROGRAMS: frozenset[Format] = frozenset({"torchscript", "pt2", "engine"})
 """Formats that execute code of their author when they are loaded."""
@@ -76,6 +76,7 @@ class Manifest(BaseModel):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     preprocess: Preprocess | None = None
+    postprocess: Postprocess | None = None
     model: str
     weights: WeightsOrigin
     request: dict[str, Any]
@@ -155,6 +156,7 @@ def make_manifest(
     document: dict[str, Any],
     precision: Precision = "fp32",
     preprocess: Preprocess | None = None,
+    postprocess: Postprocess | None = None,
     parent_sha256: str | None = None,
     targets: tuple[str, ...] = (),
 ) -> Manifest:
@@ -172,6 +174,7 @@ def make_manifest(
         inputs=inputs,
         outputs=outputs,
         preprocess=preprocess,
+        postprocess=postprocess,
         model=model,
         weights=weights,
         request=request,

