@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from bbx.models.detection.anchors import fixed_anchors
 from bbx.models.detection.boxes import clip, take
-from bbx.models.detection.candidates import Candidates, best, detections
+from bbx.models.detection.candidates import Candidates, Detections, best, detections
 from bbx.models.detection.options import DetectionOptions
 
 
@@ -60,27 +61,50 @@ def over_levels(levels: Sequence[Tensor], count: int) -> Pairs:
     return Pairs(*(torch.cat(parts, dim=1) for parts in zip(*found, strict=True)))
 
 
-def detect(
-    pairs: Pairs,
-    offsets: Tensor,
-    anchors: Tensor,
-    decode: Callable[[Tensor, Tensor], Tensor],
-    how: DetectionOptions,
-    size: tuple[int, int],
-) -> tuple[Tensor, ...]:
-    """The fields of `Detections` from scored pairs; boxes are decoded for the best `how.candidates` of them only.
+class DenseDetector(nn.Module):
+    """A detector without proposals, for images of one size; a subclass adds `forward`.
+
+    It owns the given network's parts under their own names, so torchvision's checkpoints load key for key.
 
     Args:
-        pairs: with true scores, in 0..1.
-        offsets: float [B, N, 4], as the regression head gives them.
-        anchors: float32 [N, 4].
-        decode: boxes float32 [B, K, 4] from offsets [B, K, 4] and anchors [B, K, 4].
-        size: height and width to which boxes are clipped.
+        network: torchvision's RetinaNet, FCOS or SSD. Its `topk_candidates` is kept; its thresholds and its
+            number of detections are replaced by `how`.
+        size: height and width of the images.
+
+    Attributes:
+        outputs: names of what `forward` gives, in order.
+        anchors: float32 [N, 4], in no state_dict.
+        preselected: how many pairs of anchor and class each level (of SSD: each class) sends on at most.
     """
-    passed = torch.where(pairs.scores > how.score_threshold, pairs.scores, torch.zeros_like(pairs.scores))
-    scores, index, saturated = best(passed, how.candidates)
-    rows = take(pairs.anchors, index)
-    boxes = clip(decode(take(offsets, rows), anchors[rows]), *size)
-    candidates = Candidates(boxes, scores, take(pairs.labels, index), saturated)
-    found, _ = detections(candidates, iou=how.iou_threshold, count=how.detections, lowering=how.lowering)
-    return tuple(found)
+
+    outputs: ClassVar[tuple[str, ...]] = Detections._fields
+    anchors: Tensor
+
+    def __init__(self, network: Any, how: DetectionOptions, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.backbone: Any = network.backbone
+        self.head: Any = network.head
+        self.how = how
+        self.size = size
+        self.preselected: int = network.topk_candidates
+        anchors = fixed_anchors(network.backbone, network.anchor_generator, size)
+        self.register_buffer("anchors", anchors, persistent=False)
+
+    def detect(
+        self, pairs: Pairs, offsets: Tensor, decode: Callable[[Tensor, Tensor], Tensor]
+    ) -> tuple[Tensor, ...]:
+        """The fields of `Detections`; boxes are decoded for the best `how.candidates` pairs only.
+
+        Args:
+            pairs: with true scores, in 0..1.
+            offsets: float [B, N, 4], as the regression head gives them.
+            decode: boxes float32 [B, K, 4] from offsets [B, K, 4] and anchors [B, K, 4].
+        """
+        how = self.how
+        passed = torch.where(pairs.scores > how.score_threshold, pairs.scores, torch.zeros_like(pairs.scores))
+        scores, index, saturated = best(passed, how.candidates)
+        rows = take(pairs.anchors, index)
+        boxes = clip(decode(take(offsets, rows), self.anchors[rows]), *self.size)
+        candidates = Candidates(boxes, scores, take(pairs.labels, index), saturated)
+        found, _ = detections(candidates, iou=how.iou_threshold, count=how.detections, lowering=how.lowering)
+        return tuple(found)
