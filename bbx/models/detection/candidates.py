@@ -39,7 +39,8 @@ class Detections(NamedTuple):
         scores: float32 [B, D], falling.
         labels: int64 [B, D], in the checkpoint's own numbering.
         num_detections: int64 [B].
-        saturated: bool [B], whether some candidates were dropped before suppression.
+        saturated: bool [B], whether a limit was reached: more candidates than could enter suppression, or a
+            chain of suppressions longer than `suppression.PASSES`, which may leave duplicates.
     """
 
     boxes: Tensor
@@ -72,7 +73,7 @@ def detections(candidates: Candidates, *, iou: float, count: int, lowering: str)
         The detections, and int64 [B, count]: which candidate each row is (0 in padding).
     """
     boxes, scores, labels, saturated = candidates
-    keep = suppress(boxes, scores, labels, iou, lowering)
+    keep, settled = suppress(boxes, scores, labels, iou, lowering)
     kept = min(count, scores.shape[1])
     final, index = torch.where(keep, scores, torch.zeros_like(scores)).topk(kept, dim=1)
     found = final > 0
@@ -84,4 +85,4 @@ def detections(candidates: Candidates, *, iou: float, count: int, lowering: str)
         final, index = functional.pad(final, (0, missing)), functional.pad(index, (0, missing))
         final_boxes = functional.pad(final_boxes, (0, 0, 0, missing))
         final_labels = functional.pad(final_labels, (0, missing), value=NO_LABEL)
-    return Detections(final_boxes, final, final_labels, found.sum(dim=1), saturated), index
+    return Detections(final_boxes, final, final_labels, found.sum(dim=1), saturated | ~settled), index
