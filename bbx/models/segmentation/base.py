@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_BYTE_LABELS = 256
+BYTE_LABELS = 256
 """Up to this many classes, labels are bytes: a quarter of what int32 costs to write and to copy."""
 
 
@@ -62,7 +62,7 @@ def labels_of(logits: Tensor) -> Tensor:
         [batch, height, width], uint8 up to 256 classes and int32 beyond.
     """
     labels = logits.argmax(dim=1)
-    if logits.shape[1] > _BYTE_LABELS:
+    if logits.shape[1] > BYTE_LABELS:
         return labels.to(torch.int32)
     # TensorRT converts to bytes from floating point only.
     return labels.to(torch.float32).to(torch.uint8)

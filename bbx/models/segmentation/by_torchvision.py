@@ -15,7 +15,7 @@ class TorchvisionSegmenter(Segmenter):
         architecture: torchvision's name for it.
     """
 
-    unused_keys = ("aux_classifier.",)
+    unused_keys: tuple[str, ...] = ("aux_classifier.",)
     """Prefixes of keys that published checkpoints hold for training, and that have no use here."""
 
     def __init__(
