@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bbx import process
 from bbx.errors import UsageError
-from bbx.models.registry import resolve
-from bbx.models.spec import ModelSpec
+from bbx.models.registry import check_options, lowered, task_of
+from bbx.models.spec import ModelSpec, size_text
 from bbx.types import Flavor, Precision
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ def command_line(verb: str, subject: str, options: dict[str, Any], defaults: dic
         # An option that is given several times is called by the plural here.
         several = isinstance(value, tuple | list)
         flag = "--" + (name.removesuffix("s") if several else name).replace("_", "-")
-        if name == "precision":
+        if name == "image_size" and isinstance(value, int | tuple | list):
+            words += ["--image-size", size_text(value if isinstance(value, int) else (value[0], value[1]))]
+        elif name == "precision":
             words += [] if value == "fp32" else [f"--{value}"]
         elif value is True:
             words.append(flag)
@@ -72,7 +74,7 @@ def build(model: str, **spec_options: Any) -> Model:
 
     Args:
         model: a preset, `torchvision:NAME`, `timm:NAME` or `package.module:factory`.
-        **spec_options: `head`, `num_classes`, `image_size`, `weights`, `seed`, `input`; see `ModelSpec`.
+        **spec_options: the fields of `ModelSpec` other than its name.
 
     Raises:
         ModelError, WeightsError: the name, an option or the weights do not fit.
@@ -103,8 +105,8 @@ def export(
         half_io: a typed graph takes and gives its own type instead of FP32.
         force: make it again, whatever is on disk.
         listener: hears progress and warnings.
-        **options: of the model: `head`, `num_classes`, `image_size`, `weights`, `seed`, `input` (see
-            `ModelSpec`); of the artefact: `batch`, `dynamic_size`, `opset`, `exporter` (see `ExportStep`).
+        **options: of the model: the fields of `ModelSpec` other than its name; of the artefact:
+            `batch`, `dynamic_size`, `opset`, `exporter` (see `ExportStep`).
 
     Returns:
         The document of `bbx export --json`.
@@ -192,6 +194,11 @@ def build_engine(
     flags = {name: value for name, value in shown.items() if value is not False}
     maker = _Maker(command_line("build-trt", model, flags, defaults), Path(out), force, listener)
     chosen = resolve_flavor(flavor)
+    if chosen == "rtx" and options.get("lowering") == "onnx":
+        raise UsageError(
+            "--lowering onnx makes a graph with NonMaxSuppression, which TensorRT for RTX cannot build.",
+            hint="Leave it out: engines are built from the static lowering.",
+        )
     graph = _graph(model, precision, maker, options, half_io=False, last=False)
     step = EngineStep(
         command=maker.command,
@@ -214,16 +221,29 @@ def is_onnx_file(model: str) -> bool:
 
 
 def _export_step(
-    model: str, format: Literal["onnx", "torchscript", "pt2"], maker: _Maker, options: dict[str, Any]
+    model: str,
+    format: Literal["onnx", "torchscript", "pt2"],
+    maker: _Maker,
+    options: dict[str, Any],
+    lowering: Literal["static", "onnx"] = "static",
 ) -> Step:
-    """A validated step; a wrong name fails here, before a child process is started."""
+    """A validated step; a wrong name fails here, before a child process is started.
+
+    Args:
+        lowering: of a detector, where none was asked for.
+    """
     from bbx.pipeline import ExportStep
 
     of_spec = {name: value for name, value in options.items() if name not in _GRAPH_DEFAULTS}
     of_graph = {name: value for name, value in options.items() if name in _GRAPH_DEFAULTS}
     spec = ModelSpec.from_request({"name": model, **of_spec})
-    resolve(spec.name)
-    return ExportStep(maker.command, spec, format, **of_graph)
+    task = task_of(check_options(spec))
+    if of_graph.get("dynamic_size") and task != "classification":
+        raise UsageError(
+            f"{model} has one image size an artefact: --dynamic-size belongs to classifiers.",
+            hint="Name the size: --image-size HEIGHTxWIDTH",
+        )
+    return ExportStep(maker.command, lowered(spec, lowering), format, **of_graph)
 
 
 def _graph(
@@ -232,7 +252,7 @@ def _graph(
     """The ONNX graph of a model in a precision, or None where it is the file that `model` names.
 
     Args:
-        last: it is what the caller wants, and not only on the way to it.
+        last: it is what the caller wants, and not only on the way to an engine.
 
     Raises:
         UsageError: the precision cannot be had from this model, or an option comes too late for a file.
@@ -256,7 +276,8 @@ def _graph(
             hint="Quantise the exported graph and type: bbx build-trt FILE.onnx --" + precision,
         )
     else:
-        made = maker.make(_export_step(model, "onnx", maker, options), last=last and half is None)
+        step = _export_step(model, "onnx", maker, options, lowering="onnx" if last else "static")
+        made = maker.make(step, last=last and half is None)
         if half is None:
             return made
         source = made.path

@@ -119,9 +119,9 @@ class Postprocess:
     """What the outputs mean, beyond their names; the manifest carries it.
 
     Attributes:
-        task: `classification`: `logits` of each class, or `features`. `detection`: `boxes`, `scores`, `labels`,
-            `num_detections`, `saturated`, and what else the model finds, padded. `segmentation`: `logits` of
-            each class and pixel, or the `labels` of the best.
+        task: `classification`: `logits` of each class, or `features`. `detection`: `boxes`, `scores`,
+            `labels`, `num_detections`, `saturated`, and what else the model finds, padded. `segmentation`:
+            `logits` of each class and pixel, or the `labels` of the best.
         num_classes: of the head; for detection and segmentation with the background, which is class 0.
         score_threshold: detection: below it nothing is reported.
         iou_threshold: detection: boxes of one class that overlap more are suppressed.

@@ -13,6 +13,7 @@ from typing import Literal, cast
 from bbx.artifact import Manifest, read_manifest, sha256_of
 from bbx.benchmarks.plan import Row, Subject
 from bbx.errors import BbxError, Cancelled
+from bbx.models.registry import lowered
 from bbx.pipeline import EngineStep, ExportStep, Step, TypedStep, ensure
 from bbx.process import Listener, silent
 from bbx.runners.registry import RUNTIMES
@@ -69,7 +70,7 @@ class Workshop:
             return Ready(self._file(subject), self._reference(subject, row))
         if wants in ("torchscript", "pt2"):
             return Ready(self._exported(subject, wants), None)
-        graph = self._graph(subject, row.precision)
+        graph = self._graph(subject, row.precision, "onnx" if wants == "onnx" else "static")
         if wants == "onnx":
             return Ready(graph, self._reference(subject, row))
         return Ready(self._engine(row, graph), self._reference(subject, row))
@@ -78,18 +79,24 @@ class Workshop:
         plain = row.runtime == "ort-cpu" and row.precision == "fp32"
         if plain or subject.is_fixed:
             return None
-        return self._graph(subject, "fp32")
+        return self._graph(subject, "fp32", "onnx")
 
     def _file(self, subject: Subject) -> Artefact:
         assert subject.file is not None  # its format is the file's
         return Artefact(subject.file, sha256_of(subject.file))
 
-    def _exported(self, subject: Subject, format: Literal["onnx", "torchscript", "pt2"]) -> Artefact:
+    def _exported(
+        self,
+        subject: Subject,
+        format: Literal["onnx", "torchscript", "pt2"],
+        lowering: Literal["static", "onnx"] = "static",
+    ) -> Artefact:
         assert subject.spec is not None  # a file has no other format
-        return self._once(ExportStep(f"{COMMAND} {subject.name}", subject.spec, format), self.out)
+        spec = lowered(subject.spec, lowering)
+        return self._once(ExportStep(f"{COMMAND} {subject.name}", spec, format), self.out)
 
-    def _graph(self, subject: Subject, precision: Precision) -> Artefact:
-        plain = self._exported(subject, "onnx") if subject.file is None else self._file(subject)
+    def _graph(self, subject: Subject, precision: Precision, lowering: Literal["static", "onnx"]) -> Artefact:
+        plain = self._exported(subject, "onnx", lowering) if subject.file is None else self._file(subject)
         if precision == "fp32" or subject.is_fixed:
             return plain
         half = cast(Literal["fp16", "bf16"], precision)

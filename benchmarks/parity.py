@@ -10,37 +10,44 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bbx.artifact import Manifest
-from bbx.exporter.verify import TOLERANCES, Case, Infer, compare, reference_outputs
+from bbx.exporter.judging import judge
+from bbx.exporter.verify import Case, Infer, reference_outputs
 from bbx.runners.base import Bound, Runner
-from bbx.types import Precision
+from bbx.types import Postprocess, Precision
 
 _GRAVITY = {"pass": 0, "inconclusive": 1, "fail": 2}
 
 
 def against_reference(
-    reference: Runner, runner: Runner, bound: Bound, cases: Sequence[Case], precision: Precision
+    reference: Runner,
+    runner: Runner,
+    bound: Bound,
+    cases: Sequence[Case],
+    *,
+    precision: Precision,
+    postprocess: Postprocess | None,
 ) -> dict[str, Any]:
     """Compare the measured path, then the runner, with an open reference runner.
 
     Args:
         cases: the first is the one that `bound` was bound to.
+        postprocess: what the outputs are; None where nobody said.
 
     Returns:
         As `bbx.exporter.verify.Parity.to_json`.
     """
     wanted = reference_outputs(cases, reference.infer)
-    return compare(
-        cases, wanted, _measured_first(runner, bound, cases), TOLERANCES[precision], against=reference.name
-    ).to_json()
+    measured_first = _measured_first(runner, bound, cases)
+    return judge(cases, wanted, measured_first, precision, postprocess, against=reference.name).to_json()
 
 
-def measured_path(runner: Runner, bound: Bound, case: Case, precision: Precision) -> dict[str, Any]:
+def measured_path(
+    runner: Runner, bound: Bound, case: Case, precision: Precision, postprocess: Postprocess | None
+) -> dict[str, Any]:
     """Compare the measured path with one plain inference of the same runner."""
     wanted = reference_outputs([case], runner.infer)
-    tolerance = TOLERANCES.get(precision, TOLERANCES["fp32"])
-    return compare(
-        [case], wanted, lambda _: bound.outputs(), tolerance, against=f"{runner.name}, not measured"
-    ).to_json()
+    against = f"{runner.name}, not measured"
+    return judge([case], wanted, lambda _: bound.outputs(), precision, postprocess, against=against).to_json()
 
 
 def _measured_first(runner: Runner, bound: Bound, cases: Sequence[Case]) -> Infer:

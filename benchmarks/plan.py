@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from bbx.artifact import SUFFIXES, read_manifest
 from bbx.errors import ArtifactError, UnavailableError, UsageError, did_you_mean
-from bbx.models.registry import resolve
-from bbx.models.spec import ModelSpec
+from bbx.models.registry import check_options, resolve
+from bbx.models.spec import ModelSpec, size_text
 from bbx.runners.registry import RUNTIMES, Availability
 from bbx.types import Format, Precision
 
@@ -110,7 +110,11 @@ def _spec_options(spec: ModelSpec) -> list[str]:
     defaults = asdict(ModelSpec(spec.name))
     words: list[str] = []
     for option, value in asdict(spec).items():
-        if value != defaults[option]:
+        if option == "image_size" and value is not None:
+            words += ["--image-size", size_text(value)]
+        elif value is True:
+            words.append("--" + option.replace("_", "-"))
+        elif value != defaults[option]:
             words += ["--" + option.replace("_", "-"), str(value)]
     return words
 
@@ -158,7 +162,9 @@ def subject_named(name: str, spec_options: Mapping[str, Any]) -> Subject:
     path = Path(name)
     if format_of(path) is None:
         resolve(name)
-        return Subject(name, spec=ModelSpec(name, **spec_options))
+        spec = ModelSpec(name, **spec_options)
+        check_options(spec)
+        return Subject(name, spec=spec)
     if not path.is_file():
         raise ArtifactError(f"There is no file {path}.", hint="`bbx models` lists what can be built.")
     manifest = read_manifest(path)

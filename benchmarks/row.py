@@ -26,7 +26,7 @@ from bbx.models.spec import ModelSpec
 from bbx.process import progress
 from bbx.runners.base import Bound, Runner
 from bbx.runners.registry import open_runner
-from bbx.types import Preprocess
+from bbx.types import Postprocess, Preprocess
 
 if TYPE_CHECKING:
     from bbx.models.build import Model
@@ -40,6 +40,7 @@ class _Opened:
 
     runner: Runner
     preprocess: Preprocess | None
+    postprocess: Postprocess | None
     model: Model | None
     manifest: Manifest | None
 
@@ -78,12 +79,13 @@ def _opened(request: dict[str, Any]) -> Iterator[_Opened]:
     if request["artefact"] is None:
         model = _built(request["spec"])
         with open_runner(request["runtime"], model, **options) as runner:
-            yield _Opened(runner, model.preprocess, model, None)
+            yield _Opened(runner, model.preprocess, model.postprocess, model, None)
         return
     path = Path(request["artefact"])
     manifest = manifest_of(path)
     with open_runner(request["runtime"], path, **options) as runner:
-        yield _Opened(runner, manifest.preprocess if manifest else None, None, manifest)
+        means = manifest.postprocess if manifest else None
+        yield _Opened(runner, manifest.preprocess if manifest else None, means, None, manifest)
 
 
 def _built(spec: dict[str, Any]) -> Model:
@@ -100,10 +102,17 @@ def _parity(
     precision = request["precision"]
     reference = _reference(request, opened)
     if reference is None:
-        found.append(measured_path(opened.runner, bound, cases[0], precision))
+        found.append(measured_path(opened.runner, bound, cases[0], precision, opened.postprocess))
     else:
         with reference as against:
-            live = against_reference(against, opened.runner, bound, cases, precision)
+            live = against_reference(
+                against,
+                opened.runner,
+                bound,
+                cases,
+                precision=precision,
+                postprocess=opened.postprocess,
+            )
         found.insert(0, live)
     return worst(found)
 
@@ -117,7 +126,7 @@ def _reference(request: dict[str, Any], opened: _Opened) -> Runner | None:
     model = opened.model or _built(request["spec"])
     from bbx.runners.eager import EagerRunner  # torch
 
-    return EagerRunner(model.module, model.inputs, model.outputs)
+    return EagerRunner(model.reference or model.module, model.inputs, model.outputs)
 
 
 def _document(

@@ -13,6 +13,10 @@ MIN_OPSET, MAX_OPSET = 18, 23
 """What both exporters can write and TensorRT's parsers read."""
 
 
+FLOAT32_MARK = "bbx.float32_because"
+"""Key of the node metadata that keeps a node in FP32 in a typed graph; its value is the reason."""
+
+
 @dataclass(frozen=True, slots=True)
 class OnnxOptions:
     """How to export.

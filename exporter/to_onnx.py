@@ -6,6 +6,7 @@ exporter is used, and the manifest records that it was and why.
 
 from __future__ import annotations
 
+import ast
 import logging
 import warnings
 from collections.abc import Iterator
@@ -22,10 +23,13 @@ from torch import nn
 
 from bbx.artifact import check_external_data, disk_errors
 from bbx.errors import BbxError, ExhaustedError, ExportError
+from bbx.exporter.lowerings import translations
 from bbx.exporter.module_state import example_inputs, exporting, image_axes, torch_reason
 from bbx.exporter.onnx_io import PROTOBUF_LIMIT, graph_specs
-from bbx.exporter.onnx_options import OnnxOptions
+from bbx.exporter.onnx_options import FLOAT32_MARK, OnnxOptions
 from bbx.types import TensorSpec
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
 
 TRACING_OPSET = 20
 """The newest opset that the tracing exporter writes."""
@@ -140,8 +144,10 @@ def _write_with_dynamo(job: _Job, out: Path) -> None:
         output_names=job.output_names,
         dynamic_shapes=shapes,
         opset_version=job.opset,
+        custom_translation_table=translations(),
         verbose=False,
     )
+    _mark_float32(program.model, job.module)
     _strip_traces(program.model)
     _lower_einsum_labels(program.model)
     for value, name in zip(program.model.graph.inputs, job.input_names, strict=True):
@@ -187,13 +193,31 @@ def _require_dynamic(name: str, shape: tuple[Any, ...], axes: dict[int, str]) ->
         )
 
 
+def _mark_float32(model: Any, module: nn.Module) -> None:
+    """Write on the nodes of a module's own forward, and not of its parts, that and why they stay in FP32.
+
+    A module asks for it by the attribute `float32_because`; `bbx.exporter.typed_policy` reads the mark.
+    """
+    reasons = {
+        path: reason
+        for path, part in module.named_modules()
+        if (reason := getattr(part, "float32_because", None)) is not None
+    }
+    for node in model.graph.all_nodes() if reasons else ():
+        # From the outermost module to the operation: ['', 'backbone', 'backbone.body', 'relu'].
+        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+        if len(scopes) > 1 and scopes[-2] in reasons:
+            node.metadata_props[FLOAT32_MARK] = reasons[scopes[-2]]
+
+
 def _strip_traces(model: Any) -> None:
     """Drop per-node stack traces: they hold paths of the exporting machine and change from run to run."""
     for node in model.graph.all_nodes():
-        scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
+        kept = {
+            key: node.metadata_props[key] for key in (_SCOPES, FLOAT32_MARK) if key in node.metadata_props
+        }
         node.metadata_props.clear()
-        if scopes is not None:
-            node.metadata_props["pkg.torch.onnx.name_scopes"] = scopes
+        node.metadata_props.update(kept)
     for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
         value.metadata_props.clear()
     model.graph.metadata_props.clear()

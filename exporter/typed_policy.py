@@ -1,9 +1,9 @@
 """Which operations of a typed graph stay in FP32, and why.
 
-The list by operator follows `torch.autocast`'s list of operations that run in float32
-(https://pytorch.org/docs/stable/amp.html), extended by what carries coordinates. The rest is decided
-from the graph (decomposed normalisations, long sums, shape arithmetic), from its weights, and from ranges
-measured on real images.
+A module may ask for it (`bbx.exporter.to_onnx`). The list by operator follows `torch.autocast`'s list of
+operations that run in float32 (https://pytorch.org/docs/stable/amp.html), extended by what carries
+coordinates. The rest is decided from the graph (decomposed normalisations, long sums, shape arithmetic), from
+its weights, and from ranges measured on real images.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import onnx
 from onnx import NodeProto
 
 from bbx.exporter.onnx_graph import subgraphs
+from bbx.exporter.onnx_options import FLOAT32_MARK
 from bbx.exporter.typed_facts import GraphFacts, half_inputs, half_outputs
 from bbx.exporter.typed_structure import TYPE_BLIND, between, decomposed_norms, extent_of, shape_arithmetic
 
@@ -95,7 +96,7 @@ def keep_reasons(facts: GraphFacts, ranges: Mapping[str, TensorRange], *, half_i
     shape_nodes, norm_nodes = shape_arithmetic(facts), decomposed_norms(facts)
     for index in floating:
         node = facts.nodes[index]
-        reason = _structural_reason(node, facts)
+        reason = _marked(node) or _structural_reason(node, facts)
         if reason is None and index in shape_nodes:
             reason = "computes shapes"
         if reason is None and index in norm_nodes:
@@ -104,6 +105,11 @@ def keep_reasons(facts: GraphFacts, ranges: Mapping[str, TensorRange], *, half_i
         if reason is not None:
             kept[index] = reason
     return dict(sorted((kept | between(facts, floating, kept, half_io=half_io)).items()))
+
+
+def _marked(node: NodeProto) -> str | None:
+    """What the exporter wrote on the node, at the wish of the module that it comes from."""
+    return next((entry.value for entry in node.metadata_props if entry.key == FLOAT32_MARK), None)
 
 
 def _structural_reason(node: NodeProto, facts: GraphFacts) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,20 @@ from bbx.errors import WeightsError
 from bbx.models.caches import CHECKPOINT_SUFFIXES
 
 State = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The layer that scores classes.
+
+    Attributes:
+        path: of the layer in its module.
+        rows_per_class: output channels for each class; anchors, where each of them is scored.
+    """
+
+    path: str
+    rows_per_class: int = 1
+
 
 """File names that `read` accepts."""
 
@@ -129,13 +144,13 @@ def _shared_prefix(state: State, wanted: Collection[str]) -> str | None:
 
 
 def fit(
-    module: nn.Module, state: State, *, path: Path, head: str | None = None, unused: tuple[str, ...] = ()
+    module: nn.Module, state: State, *, path: Path, head: Head | None = None, unused: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
     """Load a state dict into a module, key for key and shape for shape.
 
     Args:
         path: where the state comes from, for errors.
-        head: path of the classification layer, whose size a mismatch is explained by.
+        head: the classification layer, whose size a mismatch is explained by.
         unused: prefixes of keys that the checkpoint may hold and the module need not have.
 
     Returns:
@@ -151,7 +166,8 @@ def fit(
     # The dict itself where it can be used: it may carry the versions of the modules that wrote it.
     fitting = {key: value for key, value in state.items() if key not in other_shape} if other_shape else state
     missing, unexpected = module.load_state_dict(fitting, strict=False)
-    missing = [key for key in missing if key not in other_shape]
+    # A frozen batch norm has no counter of batches, and nothing but training reads it.
+    missing = [key for key in missing if key not in other_shape and not key.endswith(".num_batches_tracked")]
     left_out = [key for key in unexpected if key.startswith(unused)] if unused else []
     unexpected = [key for key in unexpected if key not in left_out]
     problems = [
@@ -171,10 +187,10 @@ def fit(
     return (f"left out {_listed(left_out)}",) if left_out else ()
 
 
-def _check_head(state: State, own: State, other_shape: list[str], head: str, path: Path) -> None:
-    weight = f"{head}.weight"
+def _check_head(state: State, own: State, other_shape: list[str], head: Head, path: Path) -> None:
+    weight = f"{head.path}.weight"
     if weight in other_shape and state[weight].shape[1:] == own[weight].shape[1:]:
-        classes, here = state[weight].shape[0], own[weight].shape[0]
+        classes, here = (tensors[weight].shape[0] // head.rows_per_class for tensors in (state, own))
         raise WeightsError(
             f"{path} has a head of {classes} classes, and the model one of {here} "
             f"({_shapes(weight, state, own)}).",

@@ -7,9 +7,9 @@ from torch import nn
 
 from bbx import lazy
 from bbx.errors import ModelError
-from bbx.models.build import build
+from bbx.models.classifier import from_library
 from bbx.models.registry import resolve
-from bbx.models.spec import FeatureMap, ModelSpec, Preset
+from bbx.models.spec import FeatureMap, ModelSpec, Prefixed, Preset
 
 
 class FeatureMaps(nn.Module):
@@ -58,11 +58,13 @@ def feature_maps(spec: ModelSpec) -> FeatureMaps:
     Presets say what they have in the zoo; a timm model outside it says so itself (`feature_info`).
 
     Raises:
-        ModelError: the model advertises no feature maps, or as `bbx.models.build.build`.
+        ModelError: the model advertises no feature maps, or as `bbx.models.classifier.from_library`.
         WeightsError: as there.
     """
     target = resolve(spec.name)
-    module = build(spec).module
+    if isinstance(target, Prefixed) and target.is_factory:
+        raise ModelError(f"{spec.name} advertises no feature maps.", hint="`bbx models` lists what does.")
+    module = from_library(target, spec).module
     if isinstance(target, Preset):
         return FeatureMaps(module, target.features, target.map_layout).eval()
     levels = getattr(module, "feature_info", None)

@@ -102,12 +102,13 @@ def torchvision_weights(architecture: str) -> Any:
     """torchvision's record of its default weights for a model.
 
     Raises:
-        ModelError: it has no such model for image classification.
+        ModelError: it has no such model for images.
     """
     models = lazy.require("torchvision").models
-    if architecture not in models.list_models(module=models):
+    tasks = (models, models.detection, models.segmentation)
+    if not any(architecture in models.list_models(module=task) for task in tasks):
         raise ModelError(
-            f"torchvision has no image classification model {architecture!r}.",
+            f"torchvision has no model {architecture!r} for images.",
             hint="`bbx models` lists what can be built.",
         )
     return models.get_model_weights(architecture).DEFAULT

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from bbx import lazy
 from bbx.errors import ModelError, UsageError, did_you_mean, nearest
@@ -103,7 +105,7 @@ def check_options(spec: ModelSpec) -> Preset | Prefixed:
         "head": (task == "classification", "classifiers"),
         "backbone": (replaceable, "models on a feature pyramid, U-Net and semantic FPN"),
         "argmax": (task == "segmentation", "segmenters"),
-        **{option: (task == "detection", "detectors") for option in _DETECTION_OPTIONS},
+        **dict.fromkeys(_DETECTION_OPTIONS, (task == "detection", "detectors")),
     }
     defaults = ModelSpec(spec.name)
     for option, (fits, owners) in belongs.items():
@@ -116,6 +118,13 @@ def check_options(spec: ModelSpec) -> Preset | Prefixed:
             hint="`bbx models --task classification` lists backbones.",
         )
     return target
+
+
+def lowered(spec: ModelSpec, target: Literal["static", "onnx"]) -> ModelSpec:
+    """The spec with `auto` lowering decided for a target; unchanged where nothing is to be decided."""
+    if spec.lowering != "auto" or task_of(resolve(spec.name)) != "detection":
+        return spec
+    return replace(spec, lowering=target)
 
 
 def library_names(library: str) -> list[str]:

@@ -27,7 +27,13 @@ def _letterboxed(side: int) -> Preprocess:
 
 
 def _on_pyramid(
-    family: str, name: str, source: str, detection: DetectionDefaults, backbone: str, side: int = 800
+    family: str,
+    name: str,
+    source: str,
+    detection: DetectionDefaults,
+    backbone: str | None,
+    *,
+    side: int = 800,
 ) -> Preset:
     """A detector on a feature pyramid, whose coarsest map that the backbone gives has stride 32."""
     return Preset(
@@ -45,7 +51,7 @@ def _on_pyramid(
 
 
 _FASTER = tuple(
-    _on_pyramid("Faster R-CNN", f"fasterrcnn_{name}", source, _RCNN, backbone, side)
+    _on_pyramid("Faster R-CNN", f"fasterrcnn_{name}", source, _RCNN, backbone, side=side)
     for name, source, backbone, side in (
         ("r18_fpn", "bbx:fasterrcnn_resnet18_fpn", "resnet18", 800),
         ("r34_fpn", "bbx:fasterrcnn_resnet34_fpn", "resnet34", 800),
@@ -55,13 +61,13 @@ _FASTER = tuple(
         (
             "mobilenet_v3_large_fpn",
             "torchvision:fasterrcnn_mobilenet_v3_large_fpn",
-            "mobilenet_v3_large",
+            None,
             800,
         ),
         (
             "mobilenet_v3_large_320_fpn",
             "torchvision:fasterrcnn_mobilenet_v3_large_320_fpn",
-            "mobilenet_v3_large",
+            None,
             320,
         ),
     )

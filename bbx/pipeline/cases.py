@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bbx import images
 from bbx.exporter.verify import Case
-from bbx.types import Preprocess, TensorSpec
+from bbx.types import Preprocess, Task, TensorSpec
 
 DEFAULT_SIDE = 224
 """Pixels along a dynamic height or width of a graph that says nothing about its images."""
@@ -20,9 +20,13 @@ _NOISE_SEED = 20_000
 
 
 def parity_cases(
-    inputs: tuple[TensorSpec, ...], preprocess: Preprocess | None, batches: Sequence[int]
+    inputs: tuple[TensorSpec, ...],
+    preprocess: Preprocess | None,
+    batches: Sequence[int],
+    *,
+    task: Task = "classification",
 ) -> list[Case]:
-    """Photographs and noise for each batch size.
+    """Photographs for each batch size, and noise: for each too, or once for the large images of other tasks.
 
     Args:
         inputs: of the network. One RGB image input gets photographs; any other gets noise only.
@@ -34,6 +38,8 @@ def parity_cases(
         if how is not None:
             pictures = images.photograph_batch(how, batch, start=index)
             cases.append(Case(batch, "photographs", {inputs[0].name: pictures}))
+            if task != "classification" and index > 0:
+                continue
         cases.append(Case(batch, "noise", noise_feeds(inputs, batch, seed=_NOISE_SEED + index)))
     return cases
 

@@ -15,7 +15,7 @@ from bbx.artifact import Manifest, WeightsOrigin, specs_to_json
 from bbx.exporter.verify import Parity, require_parity
 from bbx.pipeline.ensure import commit_checked
 from bbx.pipeline.steps import Step
-from bbx.types import SCHEMA, Precision, Preprocess, TensorSpec
+from bbx.types import SCHEMA, Postprocess, Precision, Preprocess, TensorSpec
 
 _WEIGHTS: TypeAdapter[WeightsOrigin] = TypeAdapter(WeightsOrigin)
 
@@ -55,6 +55,7 @@ class Proven:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     preprocess: Preprocess | None
+    postprocess: Postprocess | None
     parity: Parity
     stopwatch: Stopwatch
     warnings: list[str]
@@ -109,6 +110,7 @@ def _describer(staging: Path, proven: Proven) -> Callable[[Path], Manifest]:
             inputs=proven.inputs,
             outputs=proven.outputs,
             preprocess=proven.preprocess,
+            postprocess=proven.postprocess,
             model=proven.model,
             weights=proven.weights,
             request=step.to_request(),

@@ -15,6 +15,7 @@ from bbx.errors import CheckFailed
 from bbx.exporter import verify
 from bbx.exporter.engine_options import EngineOptions, current_target, parse_profile
 from bbx.exporter.inspector import inspect_engine
+from bbx.exporter.judging import judge
 from bbx.exporter.onnx_io import graph_specs
 from bbx.exporter.plan_weights import weights_in_plan
 from bbx.exporter.precision import PrecisionProof, precision_proof
@@ -23,7 +24,7 @@ from bbx.pipeline.cases import fixed_batch, parity_cases
 from bbx.pipeline.documents import Stopwatch, weights_json
 from bbx.pipeline.ensure import commit_checked
 from bbx.pipeline.steps import EngineStep
-from bbx.pipeline.typed import manifest_of
+from bbx.pipeline.typed import manifest_of, task_of
 from bbx.runners.ort import OrtRunner
 from bbx.runners.trt import TrtRunner
 from bbx.types import SCHEMA
@@ -94,6 +95,7 @@ def _describer(
             inputs=inputs,
             outputs=outputs,
             preprocess=parent.preprocess if parent else None,
+            postprocess=parent.postprocess if parent else None,
             model=parent.model if parent else str(step.source),
             weights=parent.weights if parent else "file",
             request=step.to_request(),
@@ -128,15 +130,20 @@ def _parity(
     inputs, _ = graph_specs(model)
     batch = fixed_batch(inputs)
     sizes = (batch,) if batch is not None else _profiled_batches(build)
-    cases = parity_cases(inputs, parent.preprocess if parent else None, sizes)
+    cases = parity_cases(inputs, parent.preprocess if parent else None, sizes, task=task_of(parent))
     with OrtRunner(step.source) as reference:
         references = verify.reference_outputs(cases, reference.infer)
-    # TF32 keeps as many significant bits as FP16; INT8 and FP8 differ from their Q/DQ graph by no more.
-    coarse = step.tf32 or step.precision not in verify.TOLERANCES
-    tolerance = verify.TOLERANCES["fp16" if coarse else step.precision]
+    postprocess = parent.postprocess if parent else None
+    # TF32 keeps as many significant bits as FP16.
+    precision = "fp16" if step.tf32 else step.precision
     with TrtRunner(plan, flavor=step.flavor, trust=True) as runner:
-        parity = verify.compare(
-            cases, references, runner.infer, tolerance, against=f"{step.source.name} in ONNX Runtime"
+        parity = judge(
+            cases,
+            references,
+            runner.infer,
+            precision,
+            postprocess,
+            against=f"{step.source.name} in ONNX Runtime",
         )
     return {"of": "engine", "ran": True, **parity.to_json()}
 

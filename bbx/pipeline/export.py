@@ -11,6 +11,7 @@ import torch
 from bbx import artifact, process
 from bbx.errors import ExportError
 from bbx.exporter import verify
+from bbx.exporter.judging import judge
 from bbx.exporter.onnx_io import check_onnx
 from bbx.exporter.to_onnx import onnx_from_module
 from bbx.exporter.to_pt2 import pt2_from_module
@@ -55,6 +56,7 @@ def export_task(request: dict[str, Any]) -> dict[str, Any]:
             inputs=inputs,
             outputs=outputs,
             preprocess=model.preprocess,
+            postprocess=model.postprocess,
             parity=parity,
             stopwatch=stopwatch,
             warnings=warnings,
@@ -100,7 +102,8 @@ def _open(
 
 def _parity(step: ExportStep, model: Model, runner: Runner) -> verify.Parity:
     batches = verify.batches_to_try(step.batch or verify.EXAMPLE_BATCH, fixed=step.batch is not None)
-    cases = parity_cases(runner.inputs, model.preprocess, batches)
+    task = model.postprocess.task if model.postprocess else "classification"
+    cases = parity_cases(runner.inputs, model.preprocess, batches, task=task)
     if step.dynamic_size:
         cases += size_cases(runner.inputs, model.preprocess)
     references = []
@@ -114,14 +117,16 @@ def _parity(step: ExportStep, model: Model, runner: Runner) -> verify.Parity:
                     hint="Leave --dynamic-size out, or set --image-size.",
                 ) from error
             raise
-    return verify.compare(
-        cases, references, runner.infer, verify.TOLERANCES["fp32"], against=f"torch ({step.spec.name})"
+    owner = "torch" if model.reference is None else "torchvision"
+    return judge(
+        cases, references, runner.infer, "fp32", model.postprocess, against=f"{owner} ({step.spec.name})"
     )
 
 
 def module_outputs(model: Model, feeds: verify.Arrays) -> dict[str, np.ndarray[Any, Any]]:
-    """Outputs of the torch module by name, on the CPU."""
+    """The right outputs by name, on the CPU: the reference's where the model has one, else the module's."""
+    module = model.reference or model.module
     with torch.inference_mode():
-        answer = model.module(*(torch.from_numpy(feeds[spec.name]) for spec in model.inputs))
+        answer = module(*(torch.from_numpy(feeds[spec.name]) for spec in model.inputs))
     values = answer if isinstance(answer, tuple | list) else (answer,)
     return {spec.name: value.numpy() for spec, value in zip(model.outputs, values, strict=True)}

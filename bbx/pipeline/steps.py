@@ -116,6 +116,11 @@ class ExportStep(Step):
         extra = [option for option, value in given.items() if value]
         if self.format != "onnx" and extra:
             raise UsageError(f"{', '.join(extra)} belongs to --format onnx, and the format is {self.format}.")
+        if self.format != "onnx" and self.spec.lowering == "onnx":
+            raise UsageError(
+                f"--lowering onnx belongs to --format onnx, and the format is {self.format}.",
+                hint="Leave it out.",
+            )
         _ = self.onnx_options  # which refuses what cannot be exported
 
     @property

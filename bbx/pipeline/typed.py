@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from bbx.calibration.ranges import activation_ranges
 from bbx.errors import ArtifactError
 from bbx.exporter import verify
 from bbx.exporter.emulate import emulated_from_typed
+from bbx.exporter.judging import judge
 from bbx.exporter.onnx_io import check_onnx, graph_specs, save_onnx
 from bbx.exporter.to_typed import TypedGraph, typed_from_onnx
 from bbx.pipeline.cases import fixed_batch, parity_cases
 from bbx.pipeline.documents import Proven, Stopwatch, settle
 from bbx.pipeline.steps import TypedStep
 from bbx.runners.ort import OrtRunner
-from bbx.types import Precision, TensorSpec
+from bbx.types import Task, TensorSpec
 
 
 def typed_task(request: dict[str, Any]) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def typed_task(request: dict[str, Any]) -> dict[str, Any]:
         check_onnx(staged)
         stopwatch.lap("export")
         process.progress("verify", detail="parity on photographs and noise")
-        parity = _parity(step, typed, staged, cases, references)
+        parity = _parity(step, typed, staged, parent, cases=cases, references=references)
         inputs, outputs = graph_specs(typed.model)
         stopwatch.lap("verify")
         proven = Proven(
@@ -60,6 +62,7 @@ def typed_task(request: dict[str, Any]) -> dict[str, Any]:
             inputs=inputs,
             outputs=outputs,
             preprocess=parent.preprocess if parent else None,
+            postprocess=parent.postprocess if parent else None,
             parity=parity,
             stopwatch=stopwatch,
             warnings=[*(parent.document.get("warnings", ()) if parent else ()), *warnings],
@@ -82,32 +85,40 @@ def manifest_of(path: Path) -> Manifest | None:
 def _cases(inputs: tuple[TensorSpec, ...], parent: Manifest | None) -> list[verify.Case]:
     batch = fixed_batch(inputs)
     batches = verify.batches_to_try(batch or verify.EXAMPLE_BATCH, fixed=batch is not None)
-    return parity_cases(inputs, parent.preprocess if parent else None, batches)
+    return parity_cases(inputs, parent.preprocess if parent else None, batches, task=task_of(parent))
+
+
+def task_of(manifest: Manifest | None) -> Task:
+    """What a graph's outputs mean; those of a graph without a manifest are taken for a classifier's."""
+    return manifest.postprocess.task if manifest and manifest.postprocess else "classification"
 
 
 def _parity(
     step: TypedStep,
     typed: TypedGraph,
     staged: Path,
+    parent: Manifest | None,
+    *,
     cases: list[verify.Case],
     references: list[dict[str, Any]],
 ) -> verify.Parity:
     """Judge the typed graph, or, for BF16, which no CPU kernel takes, its emulation in FP32."""
-    against = f"its FP32 graph {step.source.name}"
+    compared = partial(_compared, cases=cases, references=references, step=step, parent=parent)
     if step.precision == "fp16":
-        return _compared(staged, cases, references, step.precision, against)
+        return compared(staged)
     with tempfile.TemporaryDirectory(dir=staged.parent, prefix="emulation-") as folder:
         emulation = Path(folder) / staged.name
         save_onnx(emulated_from_typed(typed.model), emulation)
-        return _compared(emulation, cases, references, step.precision, against)
+        return compared(emulation)
 
 
 def _compared(
     path: Path,
+    *,
+    step: TypedStep,
+    parent: Manifest | None,
     cases: list[verify.Case],
     references: list[dict[str, Any]],
-    precision: Precision,
-    against: str,
 ) -> verify.Parity:
     with OrtRunner(path) as runner:
         dtypes = {spec.name: spec.dtype for spec in runner.inputs}
@@ -115,4 +126,6 @@ def _compared(
         def infer(feeds: verify.Arrays) -> verify.Arrays:
             return runner.infer({name: feed.astype(dtypes[name]) for name, feed in feeds.items()})
 
-        return verify.compare(cases, references, infer, verify.TOLERANCES[precision], against=against)
+        postprocess = parent.postprocess if parent else None
+        against = f"its FP32 graph {step.source.name}"
+        return judge(cases, references, infer, step.precision, postprocess, against=against)

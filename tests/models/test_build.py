@@ -155,7 +155,7 @@ def test_transformers_take_another_image_size(name: str, size: int) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("torchvision:channel_shuffle", "no image classification model 'channel_shuffle'"),
+        ("torchvision:channel_shuffle", "no model 'channel_shuffle' for images"),
         ("timm:checkpoint_filter_fn", "no model 'checkpoint_filter_fn'"),
         ("timm:resnet18.a1_in1kk", "Nearest: a1_in1k"),
     ],

@@ -1,0 +1,167 @@
+"""Detectors and segmenters: torchvision's network, its weights, and the form of it that is deployed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from bbx.artifact import WeightsOrigin
+from bbx.errors import ModelError
+from bbx.models.checkpoint import Head
+from bbx.models.classifier import settle
+from bbx.models.construct import check_size, seeded, sized
+from bbx.models.detection import construct as detection
+from bbx.models.detection.reference import TorchvisionDetector
+from bbx.models.detection.settle import settle_scores
+from bbx.models.loading import load_file, load_pretrained
+from bbx.models.necks import neck_backbone
+from bbx.models.parts import Parts
+from bbx.models.registry import resolve
+from bbx.models.segmentation import build as segmentation
+from bbx.models.segmentation.base import BYTE_LABELS
+from bbx.models.spec import ModelSpec, Prefixed, Preset
+from bbx.models.weights import Choice, choose
+from bbx.types import Postprocess, TensorSpec
+
+_WITHOUT_EPSILON = (
+    "fasterrcnn_resnet50_fpn",
+    "maskrcnn_resnet50_fpn",
+    "keypointrcnn_resnet50_fpn",
+    "retinanet_resnet50_fpn",
+)
+"""torchvision's first COCO weights were trained with an epsilon of zero in the frozen batch norms."""
+
+
+def detector(preset: Preset, spec: ModelSpec) -> Parts:
+    """A detector in its deployable form, with torchvision's own as its reference.
+
+    Raises:
+        ModelError: it cannot have these options, or the backbone has not the maps that it needs.
+        WeightsError: the weights cannot be had or do not fit.
+    """
+    check_size(preset, spec)
+    choice = _choice(preset, spec)
+    preprocess = sized(preset.preprocess, spec)
+    with seeded(spec.seed):
+        neck = _neck(preset, spec)
+        network = detection.build_network(preset, spec, neck).eval()
+    notes = _load(network, choice, detection.head_of(network))
+    if choice.origin == "pretrained" and preset.architecture in _WITHOUT_EPSILON:
+        _drop_epsilon(network)
+    how = detection.options_of(preset, spec)
+    module = detection.deployable(network, how, (preprocess.height, preprocess.width)).eval()
+    if choice.origin == "random":
+        notes += settle(module, preprocess) + settle_scores(network, module, how, preprocess)
+        notes += _backbone_note(spec)
+    means = Postprocess(
+        "detection",
+        num_classes=spec.num_classes or preset.num_classes,
+        score_threshold=how.score_threshold,
+        iou_threshold=how.iou_threshold,
+        candidates=how.candidates,
+        detections=how.detections,
+        lowering=how.lowering,
+    )
+    outputs = detection.output_specs(module.outputs, how)
+    reference = TorchvisionDetector(network, how, module.outputs).eval()
+    return Parts(module, preprocess, outputs, means, choice.origin, notes, reference)
+
+
+def segmenter(preset: Preset, spec: ModelSpec) -> Parts:
+    """A segmenter that gives logits of the image's size or labels, with torchvision's own as its reference.
+
+    Raises:
+        ModelError: it cannot have these options, or the backbone has not the maps that it needs.
+        WeightsError: the weights cannot be had or do not fit.
+    """
+    check_size(preset, spec)
+    choice = _choice(preset, spec)
+    preprocess = sized(preset.preprocess, spec)
+    classes = spec.num_classes or preset.num_classes
+    size = (preprocess.height, preprocess.width)
+    with seeded(spec.seed):
+        module = segmentation.segmenter(
+            preset.architecture,
+            backbone=_backbone_spec(preset, spec) if preset.backbone else None,
+            num_classes=classes,
+            size=size,
+            argmax=spec.argmax,
+        )
+    notes = _load(module, choice, _last_convolution(module))
+    if choice.origin == "random":
+        notes += settle(module, preprocess) + (_backbone_note(spec) if preset.backbone else ())
+    shape = (None, *size) if spec.argmax else (None, classes, *size)
+    dtype = ("uint8" if classes <= BYTE_LABELS else "int32") if spec.argmax else "float32"
+    output = TensorSpec(module.outputs[0], dtype, shape)
+    reference = segmentation.reference(module)
+    return Parts(
+        module, preprocess, (output,), Postprocess("segmentation", classes), choice.origin, notes, reference
+    )
+
+
+def _choice(preset: Preset, spec: ModelSpec) -> Choice:
+    """The weights of the whole network; under another backbone nobody publishes any."""
+    if preset.library == "bbx" or spec.backbone is not None:
+        preset = replace(preset, source=f"bbx:{preset.architecture}")
+        if spec.weights in ("auto", "pretrained"):
+            return Choice("random")  # the policy is for the backbone
+    return choose(spec, preset)
+
+
+def _backbone_spec(preset: Preset, spec: ModelSpec) -> ModelSpec:
+    """The backbone as a model of its own; a checkpoint of the whole network brings its weights too."""
+    name = spec.backbone or preset.backbone
+    assert name is not None  # who asks has one
+    target = resolve(name)
+    weights = "random" if spec.weights_are_a_file else spec.weights
+    # Models of timm that are made for one size must be made for this one.
+    size = spec.size or (preset.preprocess.height, preset.preprocess.width)
+    return ModelSpec(
+        name, weights=weights, seed=spec.seed, image_size=size if isinstance(target, Prefixed) else None
+    )
+
+
+def _neck(preset: Preset, spec: ModelSpec) -> nn.Module | None:
+    if spec.backbone is None:
+        return None
+    strides, extra = detection.pyramid_of(preset)
+    neck = neck_backbone(_backbone_spec(preset, spec), extra=extra, strides=strides)
+    found = tuple(level.stride for level in neck.levels)
+    if found != strides:
+        raise ModelError(
+            f"{preset.name} needs feature maps at the strides {_listed(strides)}, and {spec.backbone} has "
+            f"{_listed(found)} of them.",
+            hint="Choose a backbone with stages, such as resnet50, convnext_tiny or swin_t.",
+        )
+    return neck
+
+
+def _listed(strides: tuple[int, ...]) -> str:
+    return ", ".join(map(str, strides))
+
+
+def _backbone_note(spec: ModelSpec) -> tuple[str, ...]:
+    if spec.backbone is None:
+        return ()
+    return (f"neck and heads on {spec.backbone} are random, from seed {spec.seed}",)
+
+
+def _load(network: nn.Module, choice: Choice, head: Head | None) -> tuple[str, ...]:
+    origin: WeightsOrigin = choice.origin
+    if origin == "random":
+        return ()
+    return load_pretrained(network, choice) if origin == "pretrained" else load_file(network, choice, head)
+
+
+def _last_convolution(module: nn.Module) -> Head | None:
+    paths = [path for path, part in module.named_modules() if isinstance(part, nn.Conv2d)]
+    return Head(paths[-1]) if paths else None
+
+
+def _drop_epsilon(network: nn.Module) -> None:
+    backbone: Any = network.backbone
+    for part in backbone.body.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.eps = 0.0

@@ -1,0 +1,157 @@
+"""Random heads that find something, so that parity of a detector without training is evidence of something.
+
+A freshly initialised head scores every box alike and below every threshold: the answer to any image is
+"nothing", and agreeing with nothing proves nothing. So, as in data-dependent initialisation (Krähenbühl et
+al., 2016), each last layer is scaled until its outputs on photographs have a given spread, and the bias of
+the class scores is moved until a given number of candidates an image passes the threshold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import detection as zoo
+
+from bbx.images import photograph_batch
+from bbx.models.detection.options import DetectionOptions
+from bbx.types import Preprocess
+
+CANDIDATES = 60
+"""Boxes an image that pass the score threshold, of all classes together."""
+
+_LOGIT_SPREAD = 3.0
+_OFFSET_SPREAD = 0.5
+_IMAGES = 2
+_MANTISSA_BITS = 10
+"""Factors and biases are rounded to this, so that another order of summation gives the same weights."""
+
+_Layer = nn.Linear | nn.Conv2d
+
+
+def settle_scores(
+    network: Any, module: nn.Module, how: DetectionOptions, preprocess: Preprocess
+) -> tuple[str, ...]:
+    """Scale and shift the last layers of a detector with random weights, in place.
+
+    Args:
+        network: the detector of torchvision.
+        module: its deployable form, through which images are sent; it shares the layers.
+
+    Returns:
+        What was done, in words.
+    """
+    images = torch.from_numpy(photograph_batch(preprocess, _IMAGES))
+    # Layer by layer: what a second stage is shown depends on the first.
+    for layer, spread in _spreads(network):
+        given = _given(module, [layer], images)[0]
+        _scale(layer, spread / float(given.std()))
+    layers, classes, is_softmax = _scores(network)
+    logits = torch.cat([_by_class(given, classes) for given in _given(module, layers, images)])
+    passing = CANDIDATES * len(images)
+    threshold = how.score_threshold
+    if isinstance(network, zoo.FCOS):
+        # The score is the root of a product with a centre-ness of about a half.
+        threshold = threshold**2 / 0.5
+    shift = _background(logits, threshold, passing) if is_softmax else _bias(logits, threshold, passing)
+    for layer in layers:
+        _shift(layer, shift, classes if is_softmax else 1)
+    return (f"scores of the random heads: moved until some {CANDIDATES} boxes an image are candidates",)
+
+
+def _spreads(network: Any) -> Iterator[tuple[_Layer, float]]:
+    """The layers that score or move boxes, first stage first, and the spread that each is given."""
+    if isinstance(network, zoo.FasterRCNN):
+        yield network.rpn.head.cls_logits, _LOGIT_SPREAD
+        yield network.rpn.head.bbox_pred, _OFFSET_SPREAD
+        yield network.roi_heads.box_predictor.cls_score, _LOGIT_SPREAD
+        yield network.roi_heads.box_predictor.bbox_pred, 1.0
+        return
+    for layer in _scores(network)[0]:
+        yield layer, _LOGIT_SPREAD
+    for layer in _last_layers(network.head.regression_head, "bbox_reg"):
+        yield layer, _OFFSET_SPREAD
+
+
+def _scores(network: Any) -> tuple[list[_Layer], int, bool]:
+    """The layers that score classes, the number of classes, and whether scores are a softmax over them."""
+    if isinstance(network, zoo.FasterRCNN):
+        layer = network.roi_heads.box_predictor.cls_score
+        return [layer], layer.out_features, True
+    head = network.head.classification_head
+    classes = head.num_columns if isinstance(network, zoo.ssd.SSD) else head.num_classes
+    return _last_layers(head, "cls_logits"), classes, isinstance(network, zoo.ssd.SSD)
+
+
+def _last_layers(head: Any, name: str) -> list[_Layer]:
+    """A head's last layer of this name; of SSD's heads, one for each map."""
+    if hasattr(head, name):
+        return [getattr(head, name)]
+    return [part if isinstance(part, nn.Conv2d) else part[-1] for part in head.module_list]
+
+
+def _given(module: nn.Module, layers: list[_Layer], images: Tensor) -> list[Tensor]:
+    """What each of these layers gives on the images: all calls of a layer, rows of channels [N, C]."""
+    seen: dict[int, list[Tensor]] = {id(layer): [] for layer in layers}
+
+    def keep(layer: nn.Module, _: Any, given: Tensor) -> None:
+        seen[id(layer)].append(given.movedim(1, -1).flatten(0, -2))
+
+    with _hooked(layers, keep), torch.no_grad():
+        module(images)
+    return [torch.cat(seen[id(layer)]) for layer in layers]
+
+
+@contextmanager
+def _hooked(layers: list[_Layer], hook: Callable[[nn.Module, Any, Tensor], None]) -> Iterator[None]:
+    handles = [layer.register_forward_hook(hook) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _by_class(given: Tensor, classes: int) -> Tensor:
+    """Rows of anchors × classes as rows of classes."""
+    return given.reshape(-1, classes)
+
+
+def _background(logits: Tensor, threshold: float, passing: int) -> float:
+    """What to add to the background's logit so that so many softmax scores pass: found by bisection."""
+    low, high = -50.0, 50.0
+    others = torch.logsumexp(logits[:, 1:], dim=1)
+    for _ in range(40):
+        middle = (low + high) / 2
+        total = torch.logaddexp(others, logits[:, 0] + middle)
+        passed = int((logits[:, 1:] - total[:, None] > math.log(max(threshold, 1e-6))).sum())
+        low, high = (middle, high) if passed > passing else (low, middle)
+    return high
+
+
+def _bias(logits: Tensor, threshold: float, passing: int) -> float:
+    """What to add to every logit so that so many sigmoid scores pass."""
+    wanted = math.log(threshold / (1 - threshold)) if threshold > 0 else -10.0
+    last = torch.topk(logits.flatten(), min(passing, logits.numel())).values[-1]
+    return wanted - float(last)
+
+
+def _scale(layer: _Layer, factor: float) -> None:
+    with torch.no_grad():
+        layer.weight.mul_(_rounded(factor))
+
+
+def _shift(layer: _Layer, value: float, classes: int) -> None:
+    """Add to the bias of the first of every `classes` channels: the background's, or all where it is 1."""
+    with torch.no_grad():
+        assert layer.bias is not None  # the last layers of detectors have one
+        layer.bias[::classes] += _rounded(value)
+
+
+def _rounded(value: float) -> float:
+    mantissa, exponent = math.frexp(value)
+    return math.ldexp(round(mantissa * 2**_MANTISSA_BITS) / 2**_MANTISSA_BITS, exponent)

@@ -1,0 +1,35 @@
+"""Which comparison an artefact is judged by: that of its task, where the manifest says what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bbx.exporter.detections import DETECTION_TOLERANCES, compare_detections
+from bbx.exporter.verify import TOLERANCES, Arrays, Case, Infer, Parity, compare
+from bbx.types import Postprocess, Precision
+
+
+def judge(
+    cases: Sequence[Case],
+    references: Sequence[Arrays],
+    infer: Infer,
+    precision: Precision,
+    postprocess: Postprocess | None,
+    *,
+    against: str,
+) -> Parity:
+    """Run the candidate on every case and judge it against the references, by what its outputs mean.
+
+    Detections are matched by label and overlap: sorted lists of them cannot be compared element by element,
+    since two boxes of nearly one score change places for a rounding error. All else is compared so.
+
+    Args:
+        precision: of the candidate. INT8 and FP8 have no tolerance of their own and are held to FP16's: they
+            are compared with their own Q/DQ graph.
+        postprocess: from the manifest; None where nobody said what the outputs are.
+        against: what the reference is, for the report.
+    """
+    held_to: Precision = precision if precision in TOLERANCES else "fp16"
+    if postprocess is not None and postprocess.task == "detection":
+        return compare_detections(cases, references, infer, DETECTION_TOLERANCES[held_to], against=against)
+    return compare(cases, references, infer, TOLERANCES[held_to], against=against)
