@@ -1,0 +1,258 @@
+"""Training torchvision's own detectors and a segmenter on scenes, from random weights, in minutes.
+
+    python -m tests.scenes.train [NAME …]
+
+A backbone first learns to name single digits on small patches, where a step costs a tenth; then the whole
+model learns on scenes. What was trained is kept outside the repository, in `$XDG_CACHE_HOME/bbx-tests`, under
+the hash of this code, and used again until the code changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torchvision.models import detection, segmentation
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+from tests.scenes.compose import CATEGORIES, Scene, scenes
+from tests.scenes.evaluate import MEAN, STD, normalised, score
+
+Name = Literal["fasterrcnn", "ssdlite", "segmenter"]
+NAMES: tuple[Name, ...] = get_args(Name)
+
+CLASSES = len(CATEGORIES) + 1
+PATCH_SEED, SCENE_SEED = 1_000_000, 2_000_000
+"""First seeds of what is learnt from; tests use small ones."""
+
+
+Loss = Callable[[Any, Sequence[Scene]], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How one model is made and taught.
+
+    Attributes:
+        build: torchvision's model with random weights.
+        body: its part that turns normalised images into float32 [B, `channels`, H, W].
+        channels: see `body`.
+        mean: what the model subtracts from images of 0..1; `std` is what it divides by then.
+        patches: how many patches the body sees first.
+        epochs: how often it sees each.
+        patch: their side in pixels, a little more than a large digit's.
+        size: side of its scenes in pixels.
+        steps: batches of scenes that the whole model sees then.
+        batch: scenes in each.
+        rate: peak learning rate on scenes.
+        loss: of a batch of scenes.
+    """
+
+    build: Callable[[], nn.Module]
+    body: Callable[[Any], Callable[[Tensor], Tensor]]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    patches: int
+    epochs: int
+    patch: int
+    size: int
+    steps: int
+    batch: int
+    rate: float
+    loss: Loss
+
+
+def _fasterrcnn() -> nn.Module:
+    """On ResNet-18-FPN; it learns from fewer proposals than by default, which changes nothing later."""
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet18", weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=5
+    )
+    module: nn.Module = detection.FasterRCNN(
+        backbone,
+        CLASSES,
+        min_size=128,
+        max_size=128,
+        rpn_batch_size_per_image=128,
+        rpn_pre_nms_top_n_train=500,
+        rpn_post_nms_top_n_train=200,
+        box_batch_size_per_image=64,
+    )
+    return module
+
+
+def _ssdlite() -> nn.Module:
+    module: nn.Module = detection.ssdlite320_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=CLASSES
+    )
+    return module
+
+
+def _segmenter() -> nn.Module:
+    module: nn.Module = segmentation.lraspp_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=CLASSES
+    )
+    return module
+
+
+def _detection_loss(module: Any, composed: Sequence[Scene]) -> Tensor:
+    images = [torch.from_numpy(scene.tensor_array) for scene in composed]
+    targets = [
+        {"boxes": torch.from_numpy(scene.boxes), "labels": torch.from_numpy(scene.labels)}
+        for scene in composed
+    ]
+    losses: list[Tensor] = list(module(images, targets).values())
+    return torch.stack(losses).sum()
+
+
+def _segmentation_loss(module: Any, composed: Sequence[Scene]) -> Tensor:
+    """Cross-entropy in which background counts less, as there is so much of it."""
+    images = normalised(torch.from_numpy(np.stack([scene.image for scene in composed])))
+    masks = torch.from_numpy(np.stack([scene.mask for scene in composed])).long()
+    weights = torch.ones(CLASSES)
+    weights[0] = 0.3
+    return nn.functional.cross_entropy(module(images)["out"], masks, weights)
+
+
+RECIPES: dict[Name, Recipe] = {
+    "fasterrcnn": Recipe(
+        _fasterrcnn, lambda module: lambda images: module.backbone.body(images)["3"], 512, MEAN, STD,
+        patches=10_240, epochs=1, patch=48, size=128, steps=150, batch=4, rate=4e-4, loss=_detection_loss,
+    ),
+    "ssdlite": Recipe(
+        _ssdlite, lambda module: module.backbone.features, 480, (0.5,) * 3, (0.5,) * 3,
+        patches=10_240, epochs=1, patch=80, size=320, steps=120, batch=8, rate=1e-3, loss=_detection_loss,
+    ),
+    "segmenter": Recipe(
+        _segmenter, lambda module: lambda images: module.backbone(images)["high"], 960, MEAN, STD,
+        patches=10_240, epochs=1, patch=64, size=192, steps=100, batch=8, rate=1e-3, loss=_segmentation_loss,
+    ),
+}  # fmt: skip
+
+
+def patches(count: int, side: int, size: int) -> tuple[Tensor, Tensor]:
+    """Squares around digits of training scenes, and some of background.
+
+    Returns:
+        uint8 [count, side, side, 3], and int64 [count]: the label of the digit in the middle, or 0.
+    """
+    generator = np.random.default_rng(count)
+    cut: list[Any] = []
+    labels: list[int] = []
+    while len(cut) < count:
+        for scene in scenes(64, PATCH_SEED + len(cut), "train", size):
+            centres = (scene.boxes[:, :2] + scene.boxes[:, 2:]) / 2
+            jitter = generator.uniform(-side / 8, side / 8, centres.shape)
+            corners = (centres - side / 2 + jitter).astype(int).clip(0, size - side)
+            x, y = generator.integers(0, size - side + 1, 2)
+            bare = not scene.mask[y : y + side, x : x + side].any()
+            for left, top in [*corners, *([(x, y)] if bare else [])]:
+                cut.append(scene.image[top : top + side, left : left + side])
+            labels += [*scene.labels.tolist(), *([0] if bare else [])]
+    order = generator.permutation(len(cut))[:count]
+    return torch.from_numpy(np.stack(cut)[order]), torch.tensor(labels)[order]
+
+
+def train(name: Name, report: Callable[[str], object] = lambda line: None) -> nn.Module:
+    """A model of torchvision that has learnt its scenes, in eval mode.
+
+    Args:
+        report: hears how it goes, a line at a time.
+    """
+    recipe = RECIPES[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = recipe.build().to(memory_format=torch.channels_last).train()
+        _learn_patches(module, recipe, report)
+        _learn_scenes(module, recipe, report)
+    return module.to(memory_format=torch.contiguous_format).eval()
+
+
+def _learn_patches(module: nn.Module, recipe: Recipe, report: Callable[[str], object]) -> None:
+    images, labels = patches(recipe.patches, recipe.patch, recipe.size)
+    body, head = recipe.body(module), nn.Linear(recipe.channels, CLASSES)
+    batches = [rows for _ in range(recipe.epochs) for rows in torch.randperm(recipe.patches).split(32)]
+
+    def loss(step: int) -> Tensor:
+        rows = batches[step]
+        maps = body(normalised(images[rows], recipe.mean, recipe.std))
+        return nn.functional.cross_entropy(head(maps.mean((2, 3))), labels[rows], label_smoothing=0.05)
+
+    _descend([*module.parameters(), *head.parameters()], loss, len(batches), 3e-3, report)
+
+
+def _learn_scenes(module: nn.Module, recipe: Recipe, report: Callable[[str], object]) -> None:
+    def loss(step: int) -> Tensor:
+        return recipe.loss(module, scenes(recipe.batch, SCENE_SEED + step, "train", recipe.size))
+
+    _descend(list(module.parameters()), loss, recipe.steps, recipe.rate, report)
+
+
+def _descend(
+    parameters: list[nn.Parameter],
+    loss_of: Callable[[int], Tensor],
+    steps: int,
+    rate: float,
+    report: Callable[[str], object],
+) -> None:
+    """AdamW over one cycle of the learning rate (Smith and Topin, 2018)."""
+    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=rate, total_steps=steps, pct_start=0.2)
+    recent: list[float] = []
+    for step in range(steps):
+        loss = loss_of(step)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 10.0)
+        optimiser.step()
+        schedule.step()
+        recent.append(float(loss.detach()))
+        if (step + 1) % 10 == 0:
+            report(f"step {step + 1} of {steps}, loss {np.mean(recent[-10:]):.3f}")
+
+
+def checkpoint(name: Name) -> Path:
+    """Where a trained model is kept: its name and a hash of what it was made with."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    here = Path(__file__).parent
+    made_with = b"".join((here / file).read_bytes() for file in ("compose.py", "train.py"))
+    return cache / "bbx-tests" / f"{name}-{hashlib.sha256(made_with).hexdigest()[:16]}.safetensors"
+
+
+def trained(name: Name, report: Callable[[str], object] = lambda line: None) -> tuple[nn.Module, Path]:
+    """A trained model in eval mode, and its checkpoint; trained now where there is none yet."""
+    path = checkpoint(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            unfinished = path.with_suffix(".part")
+            save_file(train(name, report).state_dict(), unfinished)
+            unfinished.replace(path)
+    module = RECIPES[name].build()
+    module.load_state_dict(load_file(path))
+    return module.eval(), path
+
+
+def main() -> None:
+    """Train the models named on the command line, or all, and say how good they are."""
+    for name in sys.argv[1:] or NAMES:
+        start = time.monotonic()
+        module, path = trained(name, lambda line, name=name: sys.stderr.write(f"{name}: {line}\n"))
+        seconds = time.monotonic() - start
+        found = ", ".join(f"{key} {value:.3f}" for key, value in score(module, RECIPES[name].size).items())
+        sys.stdout.write(f"{name}: {found}; {seconds:.0f} s, {path.stat().st_size / 1e6:.1f} MB: {path}\n")
+
+
+if __name__ == "__main__":
+    main()
