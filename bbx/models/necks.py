@@ -95,7 +95,7 @@ def select_levels(
         ModelError: it has fewer than two of them.
     """
     deepest = {feature.stride: feature for feature in features}
-    chosen = tuple(deepest[stride] for stride in strides if stride in deepest)
+    chosen = tuple(deepest[stride] for stride in sorted(strides) if stride in deepest)
     if len(chosen) < 2:
         wanted, has = (", ".join(map(str, sorted(values))) for values in (strides, deepest))
         raise ModelError(
