@@ -31,5 +31,12 @@ def judge(
     """
     held_to: Precision = precision if precision in TOLERANCES else "fp16"
     if postprocess is not None and postprocess.task == "detection":
-        return compare_detections(cases, references, infer, DETECTION_TOLERANCES[held_to], against=against)
+        return compare_detections(
+            cases,
+            references,
+            infer,
+            DETECTION_TOLERANCES[held_to],
+            against=against,
+            threshold=postprocess.score_threshold or 0.0,
+        )
     return compare(cases, references, infer, TOLERANCES[held_to], against=against)

@@ -20,11 +20,13 @@ class ProfileName(StrEnum):
     LONG = "long"
 
 
+@opt.with_options("model")
 def bench(
     subjects: Annotated[
         list[str] | None, typer.Argument(help="Models as for `bbx export`, or artefact files.")
     ] = None,
     *,
+    options: dict[str, Any],
     everything: Annotated[bool, typer.Option("--all", help="Every preset.")] = False,
     runtime: Annotated[
         list[str] | None, typer.Option(help="eager, compile, torchscript, pt2, ort-cpu, …; repeat it.")
@@ -41,19 +43,12 @@ def bench(
     trust: Annotated[
         bool, typer.Option("--trust", help="Load engines and programs that bbx did not make here.")
     ] = False,
-    head: opt.Head = opt.HeadName.LINEAR,
-    num_classes: opt.NumClasses = None,
-    image_size: opt.ImageSize = None,
-    weights: opt.Weights = "auto",
-    seed: opt.Seed = 0,
-    input_kind: opt.Input = opt.InputName.FLOAT32,
     resume: Annotated[bool, typer.Option("--resume", help="Skip rows that are done and unchanged.")] = False,
     out: opt.Out = opt.DEFAULT_OUT,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> int:
     """Measure models or artefacts on the runtimes of this machine, and write a report."""
-    options = opt.chosen(locals(), *opt.MODEL_OPTIONS)
     from bbx import api
     from bbx.cli.live_table import live_table, print_results
 

@@ -20,12 +20,14 @@ class FlavorName(StrEnum):
     RTX = "rtx"
 
 
+@opt.with_options("model", "graph")
 def build_trt(
     model: Annotated[
         str,
         typer.Argument(help="A preset, torchvision:NAME, timm:NAME, package.module:factory, or a file.onnx."),
     ],
     *,
+    options: dict[str, Any],
     fp16: opt.Fp16 = False,
     bf16: opt.Bf16 = False,
     int8: Annotated[bool, typer.Option("--int8", help="INT8, from a graph that has Q/DQ nodes.")] = False,
@@ -42,16 +44,6 @@ def build_trt(
     refit: Annotated[bool, typer.Option("--refit", help="Weights can be exchanged in the engine.")] = False,
     strip: Annotated[bool, typer.Option("--strip", help="Write the engine without its weights.")] = False,
     tf32: Annotated[bool, typer.Option("--tf32", help="FP32 products may use TF32.")] = False,
-    head: opt.Head = opt.HeadName.LINEAR,
-    num_classes: opt.NumClasses = None,
-    image_size: opt.ImageSize = None,
-    weights: opt.Weights = "auto",
-    seed: opt.Seed = 0,
-    input_kind: opt.Input = opt.InputName.FLOAT32,
-    batch: opt.Batch = None,
-    dynamic_size: opt.DynamicSize = False,
-    opset: opt.Opset = None,
-    exporter: opt.Exporter = opt.ExporterName.AUTO,
     out: opt.Out = opt.DEFAULT_OUT,
     force: opt.Force = False,
     as_json: opt.Json = False,
@@ -59,7 +51,6 @@ def build_trt(
 ) -> None:
     """Compile a model to a TensorRT engine and prove which precision the engine contains."""
     precision = opt.precision_from(fp16=fp16, bf16=bf16, int8=int8, fp8=fp8)
-    options = opt.chosen(locals(), *opt.MODEL_OPTIONS, *opt.GRAPH_OPTIONS)
     from bbx import api
 
     with reporting(quiet=quiet) as listener:

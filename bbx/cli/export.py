@@ -19,6 +19,7 @@ class FormatName(StrEnum):
     PT2 = "pt2"
 
 
+@opt.with_options("model", "graph")
 def export(
     model: Annotated[
         str,
@@ -27,22 +28,13 @@ def export(
         ),
     ],
     *,
+    options: dict[str, Any],
     format: Annotated[FormatName, typer.Option("-f", "--format", help="What to make.")] = FormatName.ONNX,
     fp16: opt.Fp16 = False,
     bf16: opt.Bf16 = False,
     half_io: Annotated[
         bool, typer.Option("--half-io", help="A typed graph takes and gives its own type, not FP32.")
     ] = False,
-    head: opt.Head = opt.HeadName.LINEAR,
-    num_classes: opt.NumClasses = None,
-    image_size: opt.ImageSize = None,
-    weights: opt.Weights = "auto",
-    seed: opt.Seed = 0,
-    input_kind: opt.Input = opt.InputName.FLOAT32,
-    batch: opt.Batch = None,
-    dynamic_size: opt.DynamicSize = False,
-    opset: opt.Opset = None,
-    exporter: opt.Exporter = opt.ExporterName.AUTO,
     out: opt.Out = opt.DEFAULT_OUT,
     force: opt.Force = False,
     as_json: opt.Json = False,
@@ -50,7 +42,6 @@ def export(
 ) -> None:
     """Export a model and prove that the artefact computes what the module computes."""
     precision = opt.precision_from(fp16=fp16, bf16=bf16)
-    options = opt.chosen(locals(), *opt.MODEL_OPTIONS, *opt.GRAPH_OPTIONS)
     from bbx import api
 
     with reporting(quiet=quiet) as listener:
@@ -112,10 +103,24 @@ def parity_text(parity: dict[str, Any]) -> str:
     """The verdict and the worst distance behind it, or the first reason."""
     if parity["verdict"] != "pass":
         return f"{parity['verdict']}: {parity['reasons'][0]}"
+    if "detections" in parity["cases"][0]:
+        return _detections_text(parity)
     found = [distance for case in parity["cases"] for distance in case["outputs"].values()]
     worst = max(distance["rel_l2"] for distance in found)
     cosine = min(distance["cosine"] for distance in found)
     return (
         f"pass against {parity['against']}: relative L2 at most {worst:.1e}, cosine at least {cosine:.6f} "
         f"in {len(parity['cases'])} cases"
+    )
+
+
+def _detections_text(parity: dict[str, Any]) -> str:
+    """How many detections have a partner, and how far the partners are from one another."""
+    found = [case["detections"] for case in parity["cases"]]
+    matched, missing, extra = (sum(each[name] for each in found) for name in ("matched", "missing", "extra"))
+    overlaps = [each["worst_iou"] for each in found if each["worst_iou"] is not None]
+    scores = [each["worst_score"] for each in found if each["worst_score"] is not None]
+    return (
+        f"pass against {parity['against']}: {matched} of {matched + missing} detections matched, {extra} extra; "
+        f"IoU at least {min(overlaps):.4f}, scores within {max(scores):.1e}"
     )

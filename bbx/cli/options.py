@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import typer
 
@@ -13,6 +16,8 @@ from bbx.errors import UsageError, did_you_mean
 from bbx.types import PRECISIONS, Precision, Task
 
 DEFAULT_OUT = Path("artifacts")
+
+R = TypeVar("R")
 
 
 class HeadName(StrEnum):
@@ -30,6 +35,14 @@ class InputName(StrEnum):
     UINT8 = "uint8"
 
 
+class LoweringName(StrEnum):
+    """`--lowering`."""
+
+    AUTO = "auto"
+    STATIC = "static"
+    ONNX = "onnx"
+
+
 class ExporterName(StrEnum):
     """`--exporter`."""
 
@@ -45,20 +58,125 @@ Force = Annotated[bool, typer.Option("--force", help="Make it again, whatever is
 Fp16 = Annotated[bool, typer.Option("--fp16", help="Typed graph in FP16.")]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Typed graph in BF16.")]
 
-Head = Annotated[HeadName, typer.Option(help="linear; mlp; or none, which gives pooled features.")]
-NumClasses = Annotated[int | None, typer.Option(help="Classes of the head; by default the model's own.")]
-ImageSize = Annotated[int | None, typer.Option(help="Side of the square input in pixels.")]
-Weights = Annotated[
-    str, typer.Option(help="auto (pretrained where they can be had), pretrained, random, or a file.")
-]
-Seed = Annotated[int, typer.Option(help="Seed of random weights.")]
-Input = Annotated[
-    InputName, typer.Option("--input", help="float32 NCHW, or uint8 NHWC with normalisation in the graph.")
-]
-Batch = Annotated[int | None, typer.Option(help="A fixed batch size; dynamic by default.")]
-DynamicSize = Annotated[bool, typer.Option("--dynamic-size", help="Height and width are dynamic too (ONNX).")]
-Opset = Annotated[int | None, typer.Option(help="ONNX opset; by default the exporter's choice.")]
-Exporter = Annotated[ExporterName, typer.Option(help="Which of torch's ONNX exporters.")]
+
+@dataclass(frozen=True, slots=True)
+class ImageSize:
+    """What `--image-size` was given: the side of a square, or height and width."""
+
+    value: int | tuple[int, int]
+
+
+def parse_size(text: str) -> ImageSize:
+    """`224` as one side of a square, `480x640` as height and width.
+
+    Raises:
+        typer.BadParameter: it is neither.
+    """
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise typer.BadParameter(f"{text!r} is no size. Type one side (224), or HEIGHTxWIDTH (480x640).")
+    first, *rest = map(int, sides)
+    return ImageSize((first, rest[0]) if rest else first)
+
+
+def _model_options(  # noqa: PLR0917 - a group of options, never called
+    head: Annotated[
+        HeadName, typer.Option(help="Classifiers: linear; mlp; or none, which gives pooled features.")
+    ] = HeadName.LINEAR,
+    num_classes: Annotated[
+        int | None,
+        typer.Option(help="Classes of the head, the background included; by default the model's own."),
+    ] = None,
+    image_size: Annotated[
+        ImageSize | None,
+        typer.Option(parser=parse_size, metavar="SIZE", help="Side in pixels, or HEIGHTxWIDTH."),
+    ] = None,
+    weights: Annotated[
+        str,
+        typer.Option(help="auto (pretrained where they can be had), pretrained, random, or a file."),
+    ] = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
+    input: Annotated[
+        InputName, typer.Option(help="float32 NCHW, or uint8 NHWC with normalisation in the graph.")
+    ] = InputName.FLOAT32,
+    backbone: Annotated[
+        str | None, typer.Option(help="A preset or timm:NAME in the place of a pyramid's own backbone.")
+    ] = None,
+    score_threshold: Annotated[
+        float | None, typer.Option(help="Detectors: boxes of a lower score are not reported.")
+    ] = None,
+    iou_threshold: Annotated[
+        float | None, typer.Option(help="Detectors: overlap above which one of two boxes goes.")
+    ] = None,
+    candidates: Annotated[
+        int | None, typer.Option(help="Detectors: boxes that enter suppression, at most.")
+    ] = None,
+    detections: Annotated[int | None, typer.Option(help="Detectors: rows of the outputs.")] = None,
+    lowering: Annotated[
+        LoweringName,
+        typer.Option(help="Detectors: ordinary operators, ONNX's own, or what suits the target."),
+    ] = LoweringName.AUTO,
+    argmax: Annotated[
+        bool, typer.Option("--argmax", help="Segmenters: give the label of each pixel, not the logits.")
+    ] = False,
+) -> None:
+    """Options of `bbx.models.spec.ModelSpec`."""
+
+
+def _graph_options(
+    batch: Annotated[int | None, typer.Option(help="A fixed batch size; dynamic by default.")] = None,
+    dynamic_size: Annotated[
+        bool, typer.Option("--dynamic-size", help="Height and width are dynamic too (ONNX, classifiers).")
+    ] = False,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset; by default the exporter's choice.")] = None,
+    exporter: Annotated[
+        ExporterName, typer.Option(help="Which of torch's ONNX exporters.")
+    ] = ExporterName.AUTO,
+) -> None:
+    """Options of `bbx.pipeline.ExportStep`."""
+
+
+_GROUPS: dict[str, Callable[..., None]] = {"model": _model_options, "graph": _graph_options}
+
+
+def with_options(*groups: Literal["model", "graph"]) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """Give a command the options of these groups, before those from `out` on.
+
+    The command takes them as `options`: a dictionary as `bbx.api` wants it, enumerations as their values.
+    """
+
+    def decorate(command: Callable[..., R]) -> Callable[..., R]:
+        shared = [parameter for group in groups for parameter in _parameters(_GROUPS[group])]
+        own = [parameter for parameter in _parameters(command) if parameter.name != "options"]
+        split = next((i for i, parameter in enumerate(own) if parameter.name in _LAST), len(own))
+
+        @functools.wraps(command)
+        def wrapper(**given: Any) -> R:
+            options = {parameter.name: _plain(given.pop(parameter.name)) for parameter in shared}
+            return command(**given, options=options)
+
+        merged = [*own[:split], *shared, *own[split:]]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        signature = inspect.Signature([parameter.replace(kind=keyword) for parameter in merged])
+        wrapper.__signature__ = signature  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in merged}
+        del wrapper.__wrapped__  # whose signature typer would read instead
+        return wrapper
+
+    return decorate
+
+
+_LAST = ("resume", "out", "force", "as_json", "quiet")
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(function, eval_str=True).parameters.values())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, ImageSize):
+        return value.value
+    return str(value) if isinstance(value, StrEnum) else value
 
 
 def precision_from(**flags: bool) -> Precision:
@@ -99,18 +217,3 @@ def task_named(name: str | None) -> Task | None:
     if name is not None:
         raise UsageError(f"There is no task {name!r}.", hint=did_you_mean(name, known))
     return None
-
-
-MODEL_OPTIONS = ("head", "num_classes", "image_size", "weights", "seed", "input_kind")
-GRAPH_OPTIONS = ("batch", "dynamic_size", "opset", "exporter")
-
-
-def chosen(parameters: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Of a command's parameters (`locals()`), the named ones as `bbx.api` takes them.
-
-    Enumerations become their values, and `input_kind`, which must not hide a builtin, becomes `input`.
-    """
-    return {
-        name.removesuffix("_kind"): str(value) if isinstance(value := parameters[name], StrEnum) else value
-        for name in names
-    }
