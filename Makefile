@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV := uv==0.13.9
 READY := $(VENV)/.ready
 
-.PHONY: bench demo picture test lint format lock gpu bench-self coverage clean
+.PHONY: bench demo picture test scenes lint format lock gpu bench-self coverage clean
 
 bench: $(READY)  ## the main job: every preset on every runtime of this machine, quick profile
 	$(BIN)/bbx bench --all --profile quick --resume --out reports/all
@@ -19,6 +19,9 @@ picture: $(READY)  ## the README's picture, from the committed report of the dem
 
 test: $(READY)  ## everything that can be tested without a GPU
 	$(BIN)/python -m pytest
+
+scenes: $(READY)  ## train the detectors and the segmenter that tests use, anew (minutes on two idle cores)
+	$(BIN)/python -m tests.scenes
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -8,19 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.segmentation import LRASPP
 
 from tests.scenes.coco import mean_ap
 from tests.scenes.compose import CATEGORIES, Scene, coco_dataset, scenes
-
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-
-
-def normalised(images: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Tensor:
-    """uint8 [B, H, W, 3] to float32 [B, 3, H, W] as a backbone takes it."""
-    return ((images.float() / 255 - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2)
+from tests.scenes.train import normalised
 
 
 def detect(module: nn.Module, composed: Sequence[Scene]) -> list[dict[str, NDArray[Any]]]:

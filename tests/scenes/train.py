@@ -1,18 +1,14 @@
 """Training torchvision's own detectors and a segmenter on scenes, from random weights, in minutes.
 
-    python -m tests.scenes.train [NAME …]
-
 A backbone first learns to name single digits on small patches, where a step costs a tenth; then the whole
 model learns on scenes. What was trained is kept outside the repository, in `$XDG_CACHE_HOME/bbx-tests`, under
-the hash of this code, and used again until the code changes.
+the hash of this code, and used again until the code changes. `python -m tests.scenes` trains all anew.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,16 +22,19 @@ from torch import Tensor, nn
 from torchvision.models import detection, segmentation
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
-from tests.scenes.compose import CATEGORIES, Scene, scenes
-from tests.scenes.evaluate import MEAN, STD, normalised, score
+from tests.scenes.compose import CATEGORIES, LARGEST, Scene, scenes
+
+HERE = Path(__file__).parent
 
 Name = Literal["fasterrcnn", "ssdlite", "segmenter"]
 NAMES: tuple[Name, ...] = get_args(Name)
 
 CLASSES = len(CATEGORIES) + 1
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
 PATCH_SEED, SCENE_SEED = 1_000_000, 2_000_000
 """First seeds of what is learnt from; tests use small ones."""
-
 
 Loss = Callable[[Any, Sequence[Scene]], Tensor]
 
@@ -51,7 +50,7 @@ class Recipe:
         mean: what the model subtracts from images of 0..1; `std` is what it divides by then.
         patches: how many patches the body sees first.
         epochs: how often it sees each.
-        patch: their side in pixels, a little more than a large digit's.
+        patch: their side in pixels, on scenes just large enough for the largest digit to fit in.
         size: side of its scenes in pixels.
         steps: batches of scenes that the whole model sees then.
         batch: scenes in each.
@@ -141,13 +140,19 @@ RECIPES: dict[Name, Recipe] = {
 }  # fmt: skip
 
 
-def patches(count: int, side: int, size: int) -> tuple[Tensor, Tensor]:
-    """Squares around digits of training scenes, and some of background.
+def normalised(images: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Tensor:
+    """uint8 [B, H, W, 3] to float32 [B, 3, H, W] as a backbone takes it."""
+    return ((images.float() / 255 - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2)
+
+
+def patches(count: int, side: int) -> tuple[Tensor, Tensor]:
+    """Squares around digits of training scenes, and some of background; the largest digit just fits.
 
     Returns:
         uint8 [count, side, side, 3], and int64 [count]: the label of the digit in the middle, or 0.
     """
     generator = np.random.default_rng(count)
+    size = round(side / LARGEST)
     cut: list[Any] = []
     labels: list[int] = []
     while len(cut) < count:
@@ -180,7 +185,7 @@ def train(name: Name, report: Callable[[str], object] = lambda line: None) -> nn
 
 
 def _learn_patches(module: nn.Module, recipe: Recipe, report: Callable[[str], object]) -> None:
-    images, labels = patches(recipe.patches, recipe.patch, recipe.size)
+    images, labels = patches(recipe.patches, recipe.patch)
     body, head = recipe.body(module), nn.Linear(recipe.channels, CLASSES)
     batches = [rows for _ in range(recipe.epochs) for rows in torch.randperm(recipe.patches).split(32)]
 
@@ -225,34 +230,36 @@ def _descend(
 def checkpoint(name: Name) -> Path:
     """Where a trained model is kept: its name and a hash of what it was made with."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    here = Path(__file__).parent
-    made_with = b"".join((here / file).read_bytes() for file in ("compose.py", "train.py"))
+    made_with = b"".join((HERE / file).read_bytes() for file in ("compose.py", "train.py"))
     return cache / "bbx-tests" / f"{name}-{hashlib.sha256(made_with).hexdigest()[:16]}.safetensors"
 
 
-def trained(name: Name, report: Callable[[str], object] = lambda line: None) -> tuple[nn.Module, Path]:
-    """A trained model in eval mode, and its checkpoint; trained now where there is none yet."""
-    path = checkpoint(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        if not path.exists():
-            unfinished = path.with_suffix(".part")
-            save_file(train(name, report).state_dict(), unfinished)
-            unfinished.replace(path)
+def trained(
+    name: Name, report: Callable[[str], object] = lambda line: None, *, anew: bool = False
+) -> tuple[nn.Module, Path]:
+    """A trained model in eval mode, and its checkpoint.
+
+    The checkpoint that the repository brings is used, else the cached one; without either the model is
+    trained now, which takes minutes.
+
+    Args:
+        report: as for `train`.
+        anew: train in any case.
+    """
+    path = HERE / f"{name}.safetensors"
+    if anew or not path.exists():
+        path = checkpoint(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if anew or not path.exists():
+                unfinished = path.with_suffix(".part")
+                save_file(_rounded(train(name, report).state_dict()), unfinished)
+                unfinished.replace(path)
     module = RECIPES[name].build()
     module.load_state_dict(load_file(path))
     return module.eval(), path
 
 
-def main() -> None:
-    """Train the models named on the command line, or all, and say how good they are."""
-    for name in sys.argv[1:] or NAMES:
-        start = time.monotonic()
-        module, path = trained(name, lambda line, name=name: sys.stderr.write(f"{name}: {line}\n"))
-        seconds = time.monotonic() - start
-        found = ", ".join(f"{key} {value:.3f}" for key, value in score(module, RECIPES[name].size).items())
-        sys.stdout.write(f"{name}: {found}; {seconds:.0f} s, {path.stat().st_size / 1e6:.1f} MB: {path}\n")
-
-
-if __name__ == "__main__":
-    main()
+def _rounded(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices and kernels in FP16: half the bytes, and every user of the file sees the same weights."""
+    return {name: value.half() if value.ndim > 1 else value for name, value in state.items()}
