@@ -1,11 +1,11 @@
 """Keypoints from heat maps, as torchvision finds them, in a graph of fixed shape.
 
-torchvision's `heatmaps_to_keypoints` enlarges the heat maps of a box to the box's size in pixels, bicubically,
-and takes the highest pixel: a shape for every box. Here the same pixels of the same surface are looked at in
-two steps of fixed shape: evenly spaced ones over the whole box, then every one around the best of them. In a
-box of up to `COARSE` pixels a side the first step looks at every pixel and the result is torchvision's; in a
-larger one it looks at every second cell border at least, and a peak is missed only if it is both higher than
-all others and, half a cell away from its top, lower than another.
+torchvision's `heatmaps_to_keypoints` enlarges the heat maps of a box to the box's size in pixels, by a
+bicubic kernel, and takes the highest pixel: a shape for every box. Here the same pixels of the same surface
+are looked at in two steps of fixed shape: evenly spread ones over the whole box, then every one around the
+best of them. In a box of up to `COARSE` pixels a side the first step looks at every pixel, and the result is
+torchvision's. In a larger one it looks twice in every cell, and can prefer the lower of two peaks that differ
+by less than a surface falls within a quarter of a cell from its top; the smoother the heat maps, the rarer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Faster, Mask and Keypoint R-CNN as batched tensor programs of fixed shape (Ren et al., 2015; He et al., 2017)."""
+"""Faster, Mask and Keypoint R-CNN as batched programs of fixed shape (Ren et al., 2015, He et al., 2017)."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ class FasterRCNN(nn.Module):
         self._size = size
         self._map_sizes = map_sizes(self.backbone, size)
         anchors = fixed_anchors(self.backbone, self.rpn.anchor_generator, size)
+        self.anchors: Tensor
         self.register_buffer("anchors", anchors, persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -86,24 +87,27 @@ class FasterRCNN(nn.Module):
         logits, deltas = self.rpn.head(list(maps))
         logits = [level.permute(0, 2, 3, 1).flatten(1) for level in logits]
         deltas = [level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, 4) for level in deltas]
-        anchors = self.anchors.split([level.shape[1] for level in logits])
-        levels = [self._level_proposals(*level) for level in zip(logits, deltas, anchors, strict=True)]
-        boxes, scores, settled = (list(parts) for parts in zip(*levels, strict=True))
-        scores, index, _ = best(torch.cat(scores, dim=1), self.rpn.post_nms_top_n())
-        return take(torch.cat(boxes, dim=1), index), scores > 0, torch.stack(settled).all(dim=0)
+        anchors = torch.split(self.anchors, [level.shape[1] for level in logits])
+        levels = [self._level_boxes(*level) for level in zip(logits, deltas, anchors, strict=True)]
+        most = max(scores.shape[1] for _, scores in levels)
+        # Levels suppress apart: as rows of one batch, in as many steps as one level takes.
+        boxes = torch.stack([functional.pad(b, (0, 0, 0, most - b.shape[1])) for b, _ in levels], dim=1)
+        scores = torch.stack([functional.pad(s, (0, most - s.shape[1])) for _, s in levels], dim=1)
+        keep, settled = suppress(
+            boxes.flatten(0, 1), scores.flatten(0, 1), None, self.rpn.nms_thresh, self._how.lowering
+        )
+        scores = (scores * keep.reshape(scores.shape)).flatten(1)
+        scores, index, _ = best(scores, self.rpn.post_nms_top_n())
+        return take(boxes.flatten(1, 2), index), scores > 0, settled.reshape(-1, len(levels)).all(dim=1)
 
-    def _level_proposals(
-        self, logits: Tensor, deltas: Tensor, anchors: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes and scores of one level that survive suppression, and bool [B]: whether it was exact."""
+    def _level_boxes(self, logits: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+        """The best boxes of one level, sorted by falling score, before suppression, and their scores."""
         logits, index = logits.topk(min(self.rpn.pre_nms_top_n(), logits.shape[1]), dim=1)
         anchors = functional.embedding(index, anchors)
         boxes = clip(decode(take(deltas, index), anchors, self.rpn.box_coder.weights), *self._size)
         scores = logits.float().sigmoid()
         exist = sides_at_least(boxes, self.rpn.min_size) & (scores >= self.rpn.score_thresh)
-        boxes, scores = boxes * exist[..., None], scores * exist
-        keep, settled = suppress(boxes, scores, None, self.rpn.nms_thresh, self._how.lowering)
-        return boxes, scores * keep, settled
+        return boxes * exist[..., None], scores * exist
 
     def _candidates(self, proposals: Tensor, exist: Tensor, logits: Tensor, deltas: Tensor) -> Candidates:
         """The best pairs of a proposal and a class. Boxes are decoded for these only.

@@ -2,9 +2,11 @@
 
 `static` uses ordinary operators only. Greedy suppression of boxes sorted by falling score is the fixed point
 of `keep[i] = not any(keep[j] and iou(j, i) > threshold for j < i)`. Iterating from "keep all", each pass
-settles at least the next link of every chain of suppressions. Passes of even number keep every box that
-greedy suppression keeps, passes of odd number only such boxes; so where two in a row agree the answer is
-exact, and where they do not yet agree after `PASSES`, duplicates may be left and no detection is lost.
+settles at least the next link of every chain of suppressions, and the answers of passes close in on the
+fixed point from both sides: an even number of passes keeps every box that greedy suppression keeps, an odd
+number only such boxes. Where two in a row agree they are the answer. Boxes are taken `BLOCK` at a time, each
+block after the ones before it, because chains within a block are shorter and its matrix stays in the cache.
+A chain of more than `PASSES` links within a block may leave duplicates, and never loses a detection.
 
 `onnx` is one operator, `bbx::suppress`, which torch runs with torchvision's `nms` and which the ONNX exporter
 writes as the standard `NonMaxSuppression` (`bbx.exporter.lowerings`).
@@ -18,8 +20,14 @@ from torchvision.ops import nms
 
 from bbx.models.detection.boxes import areas
 
-PASSES = 16
-"""Passes of the static lowering, even: the longest chain of suppressions that it resolves exactly."""
+PASSES = 14
+"""Passes over a block, even: the longest chain of suppressions within it that is resolved exactly.
+
+In random sets of 1,000 and 2,000 boxes, from spread out to all in one heap, the longest had 12 links.
+"""
+
+BLOCK = 512
+"""Boxes that are settled together."""
 
 
 def suppress(
@@ -43,37 +51,55 @@ def suppress(
         marks = torch.zeros_like(scores, dtype=torch.int64) if labels is None else labels
         kept: Tensor = torch.ops.bbx.suppress(boxes, scores, marks, threshold)
         return kept, torch.ones_like(scores[:, 0], dtype=torch.bool)
-    keep, before = _last_passes(_overlapping(boxes, labels, threshold))
-    settled = (keep == before) | (scores <= 0)
-    return keep, settled.all(dim=1)
+    upper, lower = _bounds(boxes, labels, threshold)
+    settled = (upper == lower) | (scores <= 0)
+    return upper > 0.5, settled.all(dim=1)
 
 
-def _overlapping(boxes: Tensor, labels: Tensor | None, threshold: float) -> Tensor:
-    """float32 [B, N, N]: 1 where the box of the column comes first and overlaps that of the row too much.
+def _bounds(boxes: Tensor, labels: Tensor | None, threshold: float) -> tuple[Tensor, Tensor]:
+    """Boxes among which are all that greedy suppression keeps, and boxes that it surely keeps: 0/1, [B, N]."""
+    found: list[Tensor] = []
+    for start in range(0, boxes.shape[1], BLOCK):
+        stop = min(start + BLOCK, boxes.shape[1])
+        overlaps = _overlapping(
+            boxes[:, :stop], None if labels is None else labels[:, :stop], start, threshold
+        )
+        # A box goes when it overlaps a kept one of its block, or of an earlier block: then nothing is below
+        # its limit. What earlier boxes may be kept bounds it from below, what they surely are from above.
+        limits = torch.full_like(overlaps[:, :, :2], 0.5)
+        if found:
+            limits = limits - overlaps[:, :, :start] @ torch.cat(found, dim=1)
+        limit_lower, limit_upper = torch.split(limits, 1, dim=2)
+        own = overlaps[:, :, start:]
+        upper = lower = torch.ones_like(limit_upper)
+        for _ in range(PASSES // 2):
+            lower = (own @ upper < limit_lower).float()
+            upper = (own @ lower < limit_upper).float()
+        found.append(torch.cat([upper, lower], dim=2))
+    upper, lower = torch.cat(found, dim=1).unbind(dim=2)
+    return upper, lower
 
-    `common / (area + area - common) > t` is `common > t / (1 + t) * (area + area)`: no division, and boxes
-    without an area overlap nothing. Every operation on [N, N] costs as much as all on [N], so there are few.
+
+def _overlapping(boxes: Tensor, labels: Tensor | None, start: int, threshold: float) -> Tensor:
+    """float32 [B, N - start, N]: 1 where a column's box comes before a row's and overlaps it too much.
+
+    Rows are the boxes from `start` on. `common / (area + area - common) > t` is
+    `common > t / (1 + t) * (area + area)`: no division, and boxes without an area overlap nothing. Every
+    operation on the matrix costs as much as all on its borders, so there are few.
     """
-    x1, y1, x2, y2 = boxes.unbind(dim=-1)
-    width = torch.minimum(x2[:, None, :], x2[:, :, None]) - torch.maximum(x1[:, None, :], x1[:, :, None])
-    height = torch.minimum(y2[:, None, :], y2[:, :, None]) - torch.maximum(y1[:, None, :], y1[:, :, None])
+    x1, y1, x2, y2 = torch.split(boxes.transpose(1, 2), 1, dim=1)
+    own_x1, own_y1, own_x2, own_y2 = torch.split(boxes[:, start:], 1, dim=2)
+    width = torch.minimum(x2, own_x2) - torch.maximum(x1, own_x1)
+    height = torch.minimum(y2, own_y2) - torch.maximum(y1, own_y1)
     # A negative extent makes the product negative unless both are: one of them must not be.
     common = width.clamp(min=0) * height
     share = areas(boxes) * (threshold / (1 + threshold))
-    overlaps = common > share[:, None, :] + share[:, :, None]
+    overlaps = common > share[:, None, :] + share[:, start:, None]
     if labels is not None:
-        overlaps = overlaps & (labels[:, None, :] == labels[:, :, None])
+        overlaps = overlaps & (labels[:, None, :] == labels[:, start:, None])
     count = boxes.shape[1]
-    earlier = torch.ones(count, count, device=boxes.device).tril(-1)
+    earlier = torch.ones(count - start, count, device=boxes.device).tril(start - 1)
     return torch.where(overlaps, earlier, 0.0)
-
-
-def _last_passes(overlaps: Tensor) -> tuple[Tensor, Tensor]:
-    """bool [B, N] after `PASSES` passes, and after one fewer."""
-    keep = before = torch.ones_like(overlaps[:, :, :1])
-    for _ in range(PASSES):
-        keep, before = (overlaps @ keep < 0.5).float(), keep
-    return keep[..., 0] > 0.5, before[..., 0] > 0.5
 
 
 @torch.library.custom_op("bbx::suppress", mutates_args=())
