@@ -89,6 +89,7 @@ class DenseDetector(nn.Module):
         self.preselected: int = network.topk_candidates
         anchors = fixed_anchors(network.backbone, network.anchor_generator, size)
         self.register_buffer("anchors", anchors, persistent=False)
+        self.train(network.training)
 
     def detect(
         self, pairs: Pairs, offsets: Tensor, decode: Callable[[Tensor, Tensor], Tensor]
