@@ -6,6 +6,8 @@
     bbx.export("resnet50", format="onnx")              # an artefact and its parity proof
     bbx.build_engine("resnet50", precision="fp16")     # an engine and its precision proof
     bbx.bench(["resnet50"], runtimes=["ort-cpu"])      # measurements with verdicts
+    bbx.preprocess(["cat.jpg"], "resnet50.onnx")       # images to an artefact's input, by its manifest
+    bbx.postprocess(outputs, "resnet50.onnx", sizes)   # its outputs to labels, boxes or masks of the images
 
 The verbs are imported when they are first used: `import bbx` loads no heavy library.
 """
@@ -18,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 from bbx.version import __version__
 
 if TYPE_CHECKING:
-    from bbx.api import bench, build, build_engine, export
+    from bbx.api import bench, build, build_engine, export, postprocess, preprocess
 
-__all__ = ["__version__", "bench", "build", "build_engine", "export"]
+__all__ = ["__version__", "bench", "build", "build_engine", "export", "postprocess", "preprocess"]
 
 
 def __getattr__(name: str) -> Any:

@@ -121,6 +121,6 @@ def _detections_text(parity: dict[str, Any]) -> str:
     overlaps = [each["worst_iou"] for each in found if each["worst_iou"] is not None]
     scores = [each["worst_score"] for each in found if each["worst_score"] is not None]
     return (
-        f"pass against {parity['against']}: {matched} of {matched + missing} detections matched, {extra} extra; "
-        f"IoU at least {min(overlaps):.4f}, scores within {max(scores):.1e}"
+        f"pass against {parity['against']}: {matched} of {matched + missing} detections matched, "
+        f"{extra} extra; IoU at least {min(overlaps):.4f}, scores within {max(scores):.1e}"
     )

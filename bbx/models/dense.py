@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from torch import nn
+from torchvision.models.detection.ssd import SSD
 
 from bbx.artifact import WeightsOrigin
 from bbx.errors import ModelError
@@ -13,6 +14,7 @@ from bbx.models.checkpoint import Head
 from bbx.models.classifier import settle
 from bbx.models.construct import check_size, seeded, sized
 from bbx.models.detection import construct as detection
+from bbx.models.detection.options import DetectionOptions
 from bbx.models.detection.reference import TorchvisionDetector
 from bbx.models.detection.settle import settle_scores
 from bbx.models.loading import load_file, load_pretrained
@@ -23,7 +25,7 @@ from bbx.models.segmentation import build as segmentation
 from bbx.models.segmentation.base import BYTE_LABELS
 from bbx.models.spec import ModelSpec, Prefixed, Preset
 from bbx.models.weights import Choice, choose
-from bbx.types import Postprocess, TensorSpec
+from bbx.types import Postprocess, Preprocess, TensorSpec
 
 _WITHOUT_EPSILON = (
     "fasterrcnn_resnet50_fpn",
@@ -32,6 +34,10 @@ _WITHOUT_EPSILON = (
     "retinanet_resnet50_fpn",
 )
 """torchvision's first COCO weights were trained with an epsilon of zero in the frozen batch norms."""
+
+
+_SETTLING_SIDE = 320
+"""Pixels a side of the images on which a detector's random weights are settled, where they may be smaller."""
 
 
 def detector(preset: Preset, spec: ModelSpec) -> Parts:
@@ -53,8 +59,7 @@ def detector(preset: Preset, spec: ModelSpec) -> Parts:
     how = detection.options_of(preset, spec)
     module = detection.deployable(network, how, (preprocess.height, preprocess.width)).eval()
     if choice.origin == "random":
-        notes += settle(module, preprocess) + settle_scores(network, module, how, preprocess)
-        notes += _backbone_note(spec)
+        notes += _settle(network, module, how, preprocess) + _backbone_note(spec)
     means = Postprocess(
         "detection",
         num_classes=spec.num_classes or preset.num_classes,
@@ -67,6 +72,16 @@ def detector(preset: Preset, spec: ModelSpec) -> Parts:
     outputs = detection.output_specs(module.outputs, how)
     reference = TorchvisionDetector(network, how, module.outputs).eval()
     return Parts(module, preprocess, outputs, means, choice.origin, notes, reference)
+
+
+def _settle(
+    network: nn.Module, module: Any, how: DetectionOptions, preprocess: Preprocess
+) -> tuple[str, ...]:
+    """Make random weights find something; on small images where the network takes them, which is as good."""
+    small = replace(preprocess, height=_SETTLING_SIDE, width=_SETTLING_SIDE)
+    if not isinstance(network, SSD) and min(preprocess.height, preprocess.width) > _SETTLING_SIDE:
+        module, preprocess = detection.deployable(network, how, (small.height, small.width)).eval(), small
+    return settle(module, preprocess) + settle_scores(network, module, how, preprocess)
 
 
 def segmenter(preset: Preset, spec: ModelSpec) -> Parts:

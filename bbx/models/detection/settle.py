@@ -3,7 +3,7 @@
 A freshly initialised head scores every box alike and below every threshold: the answer to any image is
 "nothing", and agreeing with nothing proves nothing. So, as in data-dependent initialisation (Krähenbühl et
 al., 2016), each last layer is scaled until its outputs on photographs have a given spread, and the bias of
-the class scores is moved until a given number of candidates an image passes the threshold.
+the class scores is moved until a given number of candidates a photograph passes the threshold.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from bbx.models.detection.options import DetectionOptions
 from bbx.types import Preprocess
 
 CANDIDATES = 60
-"""Boxes an image that pass the score threshold, of all classes together."""
+"""Boxes that pass the score threshold, of all classes together, in the photograph with the fewest."""
 
 _LOGIT_SPREAD = 3.0
 _OFFSET_SPREAD = 0.5
-_IMAGES = 2
+_IMAGES = 4
 _MANTISSA_BITS = 10
 """Factors and biases are rounded to this, so that another order of summation gives the same weights."""
 
@@ -51,16 +51,22 @@ def settle_scores(
         given = _given(module, [layer], images)[0]
         _scale(layer, spread / float(given.std()))
     layers, classes, is_softmax = _scores(network)
-    logits = torch.cat([_by_class(given, classes) for given in _given(module, layers, images)])
-    passing = CANDIDATES * len(images)
     threshold = how.score_threshold
     if isinstance(network, zoo.FCOS):
         # The score is the root of a product with a centre-ness of about a half.
         threshold = threshold**2 / 0.5
-    shift = _background(logits, threshold, passing) if is_softmax else _bias(logits, threshold, passing)
+    shifts = []
+    for image in images:
+        given = _given(module, layers, image[None])
+        logits = torch.cat([rows.reshape(-1, classes) for rows in given])
+        shifts.append(_background(logits, threshold) if is_softmax else _bias(logits, threshold))
+    # The image with the fewest candidates has that many, and the others have more.
+    shift = min(shifts) if is_softmax else max(shifts)
     for layer in layers:
         _shift(layer, shift, classes if is_softmax else 1)
-    return (f"scores of the random heads: moved until some {CANDIDATES} boxes an image are candidates",)
+    return (
+        f"scores of the random heads: moved until at least {CANDIDATES} boxes a photograph are candidates",
+    )
 
 
 def _spreads(network: Any) -> Iterator[tuple[_Layer, float]]:
@@ -116,27 +122,22 @@ def _hooked(layers: list[_Layer], hook: Callable[[nn.Module, Any, Tensor], None]
             handle.remove()
 
 
-def _by_class(given: Tensor, classes: int) -> Tensor:
-    """Rows of anchors × classes as rows of classes."""
-    return given.reshape(-1, classes)
-
-
-def _background(logits: Tensor, threshold: float, passing: int) -> float:
-    """What to add to the background's logit so that so many softmax scores pass: found by bisection."""
+def _background(logits: Tensor, threshold: float) -> float:
+    """What to add to the background's logit so that `CANDIDATES` softmax scores pass: found by bisection."""
     low, high = -50.0, 50.0
     others = torch.logsumexp(logits[:, 1:], dim=1)
     for _ in range(40):
         middle = (low + high) / 2
         total = torch.logaddexp(others, logits[:, 0] + middle)
         passed = int((logits[:, 1:] - total[:, None] > math.log(max(threshold, 1e-6))).sum())
-        low, high = (middle, high) if passed > passing else (low, middle)
+        low, high = (middle, high) if passed > CANDIDATES else (low, middle)
     return high
 
 
-def _bias(logits: Tensor, threshold: float, passing: int) -> float:
-    """What to add to every logit so that so many sigmoid scores pass."""
+def _bias(logits: Tensor, threshold: float) -> float:
+    """What to add to every logit so that `CANDIDATES` sigmoid scores pass."""
     wanted = math.log(threshold / (1 - threshold)) if threshold > 0 else -10.0
-    last = torch.topk(logits.flatten(), min(passing, logits.numel())).values[-1]
+    last = torch.topk(logits.flatten(), min(CANDIDATES, logits.numel())).values[-1]
     return wanted - float(last)
 
 
