@@ -146,8 +146,24 @@ def test_of_several_maps_at_one_stride_the_deepest_is_taken() -> None:
     assert [level.node for level in select_levels("net", features, (4, 8, 16, 32))] == ["a", "b", "d"]
 
 
-def test_a_backbone_of_one_scale_is_refused() -> None:
-    with pytest.raises(
-        ModelError, match=r"vit_b_16 has feature maps at stride 16, and .* two of 4, 8, 16, 32"
-    ):
-        neck("vit_b_16")
+def test_maps_with_the_channels_last_are_recognised() -> None:
+    backbone = neck("timm:swin_tiny_patch4_window7_224", extra="none")
+    assert backbone.body.layout == "NHWC"
+    with torch.inference_mode():
+        maps = backbone(torch.zeros(1, 3, 64, 64))
+    assert [tuple(each.shape[2:]) for each in maps.values()] == [(16, 16), (8, 8), (4, 4), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("vit_b_16", r"vit_b_16 has feature maps at stride 16, and .* two of 4, 8, 16, 32"),
+        ("timm:vit_tiny_patch16_224", r"blocks.0 gives \[1, 17, 192\], which is no map of 192 channels"),
+        ("timm:hrnet_w18_small", r"hrnet_w18_small cannot be cut at its feature maps: .*'stem'"),
+        ("fcn_resnet50", "fcn_resnet50 advertises no feature maps"),
+        ("torchvision:squeezenet1_1", "squeezenet1_1 advertises no feature maps"),
+    ],
+)
+def test_backbones_that_cannot_carry_a_pyramid_say_why(name: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        neck(name)
