@@ -57,7 +57,7 @@ def suppress(
 
 
 def _bounds(boxes: Tensor, labels: Tensor | None, threshold: float) -> tuple[Tensor, Tensor]:
-    """Boxes among which are all that greedy suppression keeps, and boxes that it surely keeps: 0/1, [B, N]."""
+    """Masks of 0 and 1, float32 [B, N]: of all boxes that greedy suppression may keep, and surely keeps."""
     found: list[Tensor] = []
     for start in range(0, boxes.shape[1], BLOCK):
         stop = min(start + BLOCK, boxes.shape[1])
