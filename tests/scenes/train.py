@@ -131,11 +131,11 @@ RECIPES: dict[Name, Recipe] = {
     ),
     "ssdlite": Recipe(
         _ssdlite, lambda module: module.backbone.features, 480, (0.5,) * 3, (0.5,) * 3,
-        patches=10_240, epochs=1, patch=80, size=320, steps=120, batch=8, rate=1e-3, loss=_detection_loss,
+        patches=10_240, epochs=2, patch=72, size=320, steps=160, batch=8, rate=1e-3, loss=_detection_loss,
     ),
     "segmenter": Recipe(
         _segmenter, lambda module: lambda images: module.backbone(images)["high"], 960, MEAN, STD,
-        patches=10_240, epochs=1, patch=64, size=192, steps=100, batch=8, rate=1e-3, loss=_segmentation_loss,
+        patches=10_240, epochs=2, patch=64, size=192, steps=100, batch=8, rate=1e-3, loss=_segmentation_loss,
     ),
 }  # fmt: skip
 
