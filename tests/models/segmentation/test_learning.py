@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -56,6 +58,16 @@ def mean_iou(labels: torch.Tensor, wanted: torch.Tensor) -> float:
     return float(np.mean(shares))
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Maps this small gain nothing from a second thread, and on a busy machine it waits in a loop."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("architecture", ["unet", "semantic_fpn"])
 def test_a_decoder_learns_to_tell_textures_apart(architecture: str) -> None:
     torch.manual_seed(0)
