@@ -1,8 +1,9 @@
 """Training torchvision's own detectors and a segmenter on scenes, from random weights, in minutes.
 
-A backbone first learns to name single digits on small patches, where a step costs a tenth; then the whole
-model learns on scenes. What was trained is kept outside the repository, in `$XDG_CACHE_HOME/bbx-tests`, under
-the hash of this code, and used again until the code changes. `python -m tests.scenes` trains all anew.
+A detector's backbone first learns to name single digits on small patches, where a step costs a tenth; then
+the whole model learns on scenes. The segmenter starts from a detector's blocks. What was trained is kept
+outside the repository, in `$XDG_CACHE_HOME/bbx-tests`, under the hash of this code, and used again until the
+code changes. `python -m tests.scenes` trains all anew.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -36,7 +38,7 @@ STD = (0.229, 0.224, 0.225)
 PATCH_SEED, SCENE_SEED = 1_000_000, 2_000_000
 """First seeds of what is learnt from; tests use small ones."""
 
-Loss = Callable[[Any, Sequence[Scene]], Tensor]
+Report = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,32 +47,24 @@ class Recipe:
 
     Attributes:
         build: torchvision's model with random weights.
-        body: its part that turns normalised images into float32 [B, `channels`, H, W].
-        channels: see `body`.
         mean: what the model subtracts from images of 0..1; `std` is what it divides by then.
-        patches: how many patches the body sees first.
-        epochs: how often it sees each.
-        patch: their side in pixels, on scenes just large enough for the largest digit to fit in.
+        begin: what its backbone learns before it sees scenes.
         size: side of its scenes in pixels.
-        steps: batches of scenes that the whole model sees then.
+        steps: batches of scenes that it sees.
         batch: scenes in each.
         rate: peak learning rate on scenes.
         loss: of a batch of scenes.
     """
 
     build: Callable[[], nn.Module]
-    body: Callable[[Any], Callable[[Tensor], Tensor]]
-    channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    patches: int
-    epochs: int
-    patch: int
+    begin: Callable[[Any, Recipe, Report], None]
     size: int
     steps: int
     batch: int
     rate: float
-    loss: Loss
+    loss: Callable[[Any, Sequence[Scene]], Tensor]
 
 
 def _fasterrcnn() -> nn.Module:
@@ -124,22 +118,6 @@ def _segmentation_loss(module: Any, composed: Sequence[Scene]) -> Tensor:
     return nn.functional.cross_entropy(module(images)["out"], masks, weights)
 
 
-RECIPES: dict[Name, Recipe] = {
-    "fasterrcnn": Recipe(
-        _fasterrcnn, lambda module: lambda images: module.backbone.body(images)["3"], 512, MEAN, STD,
-        patches=10_240, epochs=1, patch=48, size=128, steps=150, batch=4, rate=4e-4, loss=_detection_loss,
-    ),
-    "ssdlite": Recipe(
-        _ssdlite, lambda module: module.backbone.features, 480, (0.5,) * 3, (0.5,) * 3,
-        patches=10_240, epochs=2, patch=72, size=320, steps=160, batch=8, rate=1e-3, loss=_detection_loss,
-    ),
-    "segmenter": Recipe(
-        _segmenter, lambda module: lambda images: module.backbone(images)["high"], 960, MEAN, STD,
-        patches=10_240, epochs=2, patch=64, size=192, steps=100, batch=8, rate=1e-3, loss=_segmentation_loss,
-    ),
-}  # fmt: skip
-
-
 def normalised(images: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Tensor:
     """uint8 [B, H, W, 3] to float32 [B, 3, H, W] as a backbone takes it."""
     return ((images.float() / 255 - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2)
@@ -169,35 +147,45 @@ def patches(count: int, side: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.stack(cut)[order]), torch.tensor(labels)[order]
 
 
-def train(name: Name, report: Callable[[str], object] = lambda line: None) -> nn.Module:
-    """A model of torchvision that has learnt its scenes, in eval mode.
+def _learn_patches(
+    module: Any,
+    recipe: Recipe,
+    report: Report,
+    *,
+    body: Callable[[Any, Tensor], Tensor],
+    channels: int,
+    side: int,
+    epochs: int,
+    count: int = 10_240,
+) -> None:
+    """Name the digit in the middle of a patch.
 
     Args:
-        report: hears how it goes, a line at a time.
+        body: from the module and normalised patches to float32 [B, `channels`, H, W].
+        side: of a patch in pixels.
+        epochs: how often each patch is seen.
     """
-    recipe = RECIPES[name]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        module = recipe.build().to(memory_format=torch.channels_last).train()
-        _learn_patches(module, recipe, report)
-        _learn_scenes(module, recipe, report)
-    return module.to(memory_format=torch.contiguous_format).eval()
-
-
-def _learn_patches(module: nn.Module, recipe: Recipe, report: Callable[[str], object]) -> None:
-    images, labels = patches(recipe.patches, recipe.patch)
-    body, head = recipe.body(module), nn.Linear(recipe.channels, CLASSES)
-    batches = [rows for _ in range(recipe.epochs) for rows in torch.randperm(recipe.patches).split(32)]
+    images, labels = patches(count, side)
+    head = nn.Linear(channels, CLASSES)
+    batches = [rows for _ in range(epochs) for rows in torch.randperm(count).split(32)]
 
     def loss(step: int) -> Tensor:
         rows = batches[step]
-        maps = body(normalised(images[rows], recipe.mean, recipe.std))
+        maps = body(module, normalised(images[rows], recipe.mean, recipe.std))
         return nn.functional.cross_entropy(head(maps.mean((2, 3))), labels[rows], label_smoothing=0.05)
 
     _descend([*module.parameters(), *head.parameters()], loss, len(batches), 3e-3, report)
 
 
-def _learn_scenes(module: nn.Module, recipe: Recipe, report: Callable[[str], object]) -> None:
+def _take_from_ssdlite(module: Any, _recipe: Recipe, report: Report) -> None:
+    """The first 13 blocks of MobileNetV3, up to stride 16, are the same in both."""
+    detector: Any = trained("ssdlite", report)[0]
+    blocks = detector.backbone.features[0][:13].state_dict()
+    assert blocks.keys() <= module.backbone.state_dict().keys()
+    module.backbone.load_state_dict(blocks, strict=False)
+
+
+def _learn_scenes(module: nn.Module, recipe: Recipe, report: Report) -> None:
     def loss(step: int) -> Tensor:
         return recipe.loss(module, scenes(recipe.batch, SCENE_SEED + step, "train", recipe.size))
 
@@ -209,7 +197,7 @@ def _descend(
     loss_of: Callable[[int], Tensor],
     steps: int,
     rate: float,
-    report: Callable[[str], object],
+    report: Report,
 ) -> None:
     """AdamW over one cycle of the learning rate (Smith and Topin, 2018)."""
     optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=1e-2)
@@ -227,6 +215,70 @@ def _descend(
             report(f"step {step + 1} of {steps}, loss {np.mean(recent[-10:]):.3f}")
 
 
+RECIPES: dict[Name, Recipe] = {
+    "fasterrcnn": Recipe(
+        _fasterrcnn,
+        MEAN,
+        STD,
+        partial(
+            _learn_patches,
+            body=lambda module, images: module.backbone.body(images)["3"],
+            channels=512,
+            side=48,
+            epochs=1,
+        ),
+        size=128,
+        steps=150,
+        batch=4,
+        rate=4e-4,
+        loss=_detection_loss,
+    ),
+    "ssdlite": Recipe(
+        _ssdlite,
+        (0.5,) * 3,
+        (0.5,) * 3,
+        partial(
+            _learn_patches,
+            body=lambda module, images: module.backbone.features(images),
+            channels=480,
+            side=72,
+            epochs=2,
+        ),
+        size=320,
+        steps=160,
+        batch=8,
+        rate=1e-3,
+        loss=_detection_loss,
+    ),
+    "segmenter": Recipe(
+        _segmenter,
+        MEAN,
+        STD,
+        _take_from_ssdlite,
+        size=224,
+        steps=150,
+        batch=8,
+        rate=1e-3,
+        loss=_segmentation_loss,
+    ),
+}
+
+
+def train(name: Name, report: Report = lambda line: None) -> nn.Module:
+    """A model of torchvision that has learnt its scenes, in eval mode.
+
+    Args:
+        report: hears how it goes, a line at a time.
+    """
+    recipe = RECIPES[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = recipe.build().to(memory_format=torch.channels_last).train()
+        recipe.begin(module, recipe, report)
+        _learn_scenes(module, recipe, report)
+    return module.to(memory_format=torch.contiguous_format).eval()
+
+
 def checkpoint(name: Name) -> Path:
     """Where a trained model is kept: its name and a hash of what it was made with."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -234,9 +286,7 @@ def checkpoint(name: Name) -> Path:
     return cache / "bbx-tests" / f"{name}-{hashlib.sha256(made_with).hexdigest()[:16]}.safetensors"
 
 
-def trained(
-    name: Name, report: Callable[[str], object] = lambda line: None, *, anew: bool = False
-) -> tuple[nn.Module, Path]:
+def trained(name: Name, report: Report = lambda line: None, *, anew: bool = False) -> tuple[nn.Module, Path]:
     """A trained model in eval mode, and its checkpoint.
 
     The checkpoint that the repository brings is used, else the cached one; without either the model is
