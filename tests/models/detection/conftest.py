@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -15,9 +16,7 @@ def reference() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # dataclasses look their module up by name.
-    import sys
-
+    # A dataclass looks its module up by name.
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module

@@ -187,10 +187,13 @@ def infer(module: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
     return outputs
 
 
+FORBIDDEN = {"NON_ZERO", "NMS", "PLUGIN", "PLUGIN_V2", "PLUGIN_V3", "TRIP_LIMIT", "CONDITION"}
+"""TensorRT's kinds of layers whose shape depends on data, that a plugin computes, or that loop or branch."""
+
+
 def forbidden(network: Any) -> list[str]:
-    """Layers of a parsed TensorRT network whose shape depends on data, or that a plugin computes."""
-    kinds = {"NON_ZERO", "NMS", "PLUGIN", "PLUGIN_V2", "PLUGIN_V3", "ROI_ALIGN", "LOOP", "CONDITION"}
-    return [layer.name for layer in network.layers if layer.kind in kinds]
+    """Names of the layers of a parsed TensorRT network that no detector may have."""
+    return [layer.name for layer in network.layers if layer.kind in FORBIDDEN]
 
 
 def run(path: Path, images: Tensor) -> list[Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,20 @@ def small(reference: Any, images: Tensor) -> Any:
     return _lively(network, reference, images)
 
 
+@pytest.fixture(scope="module")
+def graph(small: Any, reference: Any, images: Tensor, tmp_path_factory: Any) -> Callable[[Any], Path]:
+    """The ONNX graph of a lowering, exported once."""
+    folder = tmp_path_factory.mktemp("fcos")
+
+    @cache
+    def exported(lowering: Any) -> Path:
+        module = FCOS(small, replace(HOW, lowering=lowering), SIZE)
+        path: Path = reference.export(module, images, folder / f"{lowering}.onnx")
+        return path
+
+    return exported
+
+
 def test_torchvisions_detections_at_every_batch(reference: Any, images: Tensor) -> None:
     torch.manual_seed(0)
     network = fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=CLASSES).eval()
@@ -77,10 +93,9 @@ def test_a_level_sends_on_as_many_as_torchvisions(
 
 @pytest.mark.parametrize("lowering", ["static", "onnx"])
 def test_onnx_runtime_finds_what_torchvision_finds(
-    lowering: Any, small: Any, reference: Any, images: Tensor, tmp_path: Path
+    lowering: Any, graph: Any, small: Any, reference: Any, images: Tensor
 ) -> None:
-    module = FCOS(small, replace(HOW, lowering=lowering), SIZE)
-    path = reference.export(module, images, tmp_path / "net.onnx")
+    path = graph(lowering)
     expected = reference.answers(small, HOW, images)
     for batch in (1, 2, 5):
         outputs = reference.run(path, images[:batch])
@@ -106,11 +121,10 @@ def test_more_candidates_than_k_are_said_to_be_too_many(small: Any, reference: A
     assert none[3].tolist() == [0] * 5
 
 
-def test_the_static_lowering_builds_as_an_engine(
-    small: Any, reference: Any, images: Tensor, tmp_path: Path
-) -> None:
-    path = reference.export(FCOS(small, HOW, SIZE), images, tmp_path / "net.onnx")
-    build = engine_from_onnx(path, EngineOptions("rtx", targets=("sm_86",)), tmp_path / "net.engine")
+def test_the_static_lowering_builds_as_an_engine(graph: Any, reference: Any, tmp_path: Path) -> None:
+    build = engine_from_onnx(
+        graph("static"), EngineOptions("rtx", targets=("sm_86",)), tmp_path / "net.engine"
+    )
     (entry,) = build.profiles[0].inputs
     assert (entry.min[0], entry.max[0]) == (1, 8)
     assert reference.forbidden(build.network) == []

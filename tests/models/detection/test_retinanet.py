@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,20 @@ def small(reference: Any, images: Tensor) -> Any:
     torch.manual_seed(0)
     network = retinanet.RetinaNet(reference.resnet18_pyramid(), CLASSES).eval()
     return _lively(network, reference, images)
+
+
+@pytest.fixture(scope="module")
+def graph(small: Any, reference: Any, images: Tensor, tmp_path_factory: Any) -> Callable[[Any], Path]:
+    """The ONNX graph of a lowering, exported once."""
+    folder = tmp_path_factory.mktemp("retinanet")
+
+    @cache
+    def exported(lowering: Any) -> Path:
+        module = RetinaNet(small, replace(HOW, lowering=lowering), SIZE)
+        path: Path = reference.export(module, images, folder / f"{lowering}.onnx")
+        return path
+
+    return exported
 
 
 @pytest.mark.parametrize("make", [retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2])
@@ -81,11 +97,9 @@ def test_a_level_sends_on_as_many_as_torchvisions(
 
 @pytest.mark.parametrize("lowering", ["static", "onnx"])
 def test_onnx_runtime_finds_what_torchvision_finds(
-    lowering: Any, small: Any, reference: Any, images: Tensor, tmp_path: Path
+    lowering: Any, graph: Any, small: Any, reference: Any, images: Tensor
 ) -> None:
-    path = reference.export(
-        RetinaNet(small, replace(HOW, lowering=lowering), SIZE), images, tmp_path / "net.onnx"
-    )
+    path = graph(lowering)
     expected = reference.answers(small, HOW, images)
     for batch in (1, 2, 5):
         outputs = reference.run(path, images[:batch])
@@ -124,11 +138,10 @@ def test_more_candidates_than_k_are_said_to_be_too_many(small: Any, reference: A
     assert reference.agreement(kept, few).reached
 
 
-def test_the_static_lowering_builds_as_an_engine(
-    small: Any, reference: Any, images: Tensor, tmp_path: Path
-) -> None:
-    path = reference.export(RetinaNet(small, HOW, SIZE), images, tmp_path / "net.onnx")
-    build = engine_from_onnx(path, EngineOptions("rtx", targets=("sm_86",)), tmp_path / "net.engine")
+def test_the_static_lowering_builds_as_an_engine(graph: Any, reference: Any, tmp_path: Path) -> None:
+    build = engine_from_onnx(
+        graph("static"), EngineOptions("rtx", targets=("sm_86",)), tmp_path / "net.engine"
+    )
     assert build.plan_bytes > 10_000_000
     (entry,) = build.profiles[0].inputs
     assert (entry.min[0], entry.max[0]) == (1, 8)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,20 @@ def lite(reference: Any, images: Tensor) -> Any:
 
 
 @pytest.fixture(scope="module")
+def graph(lite: Any, reference: Any, images: Tensor, tmp_path_factory: Any) -> Callable[[Any], Path]:
+    """The ONNX graph of a lowering, exported once."""
+    folder = tmp_path_factory.mktemp("ssd")
+
+    @cache
+    def exported(lowering: Any) -> Path:
+        module = SSD(lite, replace(HOW, lowering=lowering), SIZE)
+        path: Path = reference.export(module, images, folder / f"{lowering}.onnx")
+        return path
+
+    return exported
+
+
+@pytest.fixture(scope="module")
 def expected(lite: Any, reference: Any, images: Tensor) -> list[Mapping[str, Tensor]]:
     return reference.answers(lite, HOW, images)
 
@@ -104,10 +119,9 @@ def test_a_class_sends_on_as_many_as_torchvisions(
 
 @pytest.mark.parametrize("lowering", ["static", "onnx"])
 def test_onnx_runtime_finds_what_torchvision_finds(
-    lowering: Any, lite: Any, reference: Any, images: Tensor, tmp_path: Path
+    lowering: Any, graph: Any, lite: Any, reference: Any, images: Tensor
 ) -> None:
-    module = SSD(lite, replace(HOW, lowering=lowering), SIZE)
-    path = reference.export(module, images, tmp_path / "net.onnx")
+    path = graph(lowering)
     expected = reference.answers(lite, HOW, images)
     for batch in (1, 2, 5):
         outputs = reference.run(path, images[:batch])
@@ -157,11 +171,10 @@ def test_what_a_saturated_image_lacks_scores_below_what_it_has(
     assert reference.agreement(best, outputs).reached
 
 
-def test_the_static_lowering_builds_as_an_engine(
-    lite: Any, reference: Any, images: Tensor, tmp_path: Path
-) -> None:
-    path = reference.export(SSD(lite, HOW, SIZE), images, tmp_path / "net.onnx")
-    build = engine_from_onnx(path, EngineOptions("rtx", targets=("sm_86",)), tmp_path / "net.engine")
+def test_the_static_lowering_builds_as_an_engine(graph: Any, reference: Any, tmp_path: Path) -> None:
+    build = engine_from_onnx(
+        graph("static"), EngineOptions("rtx", targets=("sm_86",)), tmp_path / "net.engine"
+    )
     (entry,) = build.profiles[0].inputs
     assert (entry.min[0], entry.max[0]) == (1, 8)
     assert reference.forbidden(build.network) == []
