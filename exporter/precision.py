@@ -54,7 +54,8 @@ def precision_proof(
 
     FP32 passes when every compute layer is FP32 and no weight is stored in fewer bits. Any other precision
     passes when at least half of the compute layers and half of the weight bytes are in its type, and every
-    compute layer that is in a wider type is one of `kept`. For INT8 and FP8, FP16 or BF16 is as good as kept
+    compute layer in a wider type is one of `kept`; those of `kept` that have no weights are not counted
+    (the products of box suppression). For INT8 and FP8, FP16 or BF16 is as good as kept
     (the unquantised rest of the graph). A network without a compute layer passes FP32 only.
 
     Args:
@@ -117,9 +118,11 @@ def _layer_reasons(requested: Precision, layers: tuple[LayerFacts, ...], kept: s
         named = ", ".join(f"{layer.node} ({layer.dtype})" for layer in others[:_NAMED])
         more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
         reasons.append(f"{len(others)} of {len(layers)} compute layers are not in {wanted}: {named}{more}")
-    reached = sum(layer.dtype == wanted for layer in layers)
-    if reached < LEAST_SHARE * len(layers):
-        reasons.append(f"only {reached} of {len(layers)} compute layers are in {wanted}")
+    # A product without weights that was kept on purpose, as in suppression, is no part of the network proper.
+    counted = [layer for layer in layers if layer.weight_bytes or not {layer.node, layer.name} & kept]
+    reached = sum(layer.dtype == wanted for layer in counted)
+    if reached < LEAST_SHARE * len(counted):
+        reasons.append(f"only {reached} of {len(counted)} compute layers are in {wanted}")
     return reasons
 
 

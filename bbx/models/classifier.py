@@ -13,6 +13,7 @@ from bbx.models.factory import call_factory
 from bbx.models.heads import attach, classifier_path
 from bbx.models.loading import load_file, load_pretrained
 from bbx.models.parts import Parts
+from bbx.models.residuals import damp_residuals
 from bbx.models.spec import ModelSpec, Prefixed, Preset
 from bbx.models.weights import choose
 from bbx.types import Postprocess, Preprocess, TensorSpec
@@ -78,12 +79,14 @@ def from_library(target: Preset | Prefixed, spec: ModelSpec) -> Parts:
 
 
 def settle(module: nn.Module, preprocess: Preprocess) -> tuple[str, ...]:
-    """Give random weights batch-norm statistics under which they carry a signal; says so in words."""
+    """Give random weights batch norms that carry a signal and do not magnify it; says so in words."""
+    damped = damp_residuals(module)
     try:
         found = estimate_batch_norm(module, preprocess)
     except _REFUSALS:
         return ()  # It does not take such images; `_found_output` finds that out next, and says so.
-    return ("batch-norm statistics of the random weights: from photographs and noise",) if found else ()
+    notes = ("batch-norm statistics of the random weights: from photographs and noise",) if found else ()
+    return (*notes, f"{damped} residual branches of the random weights: damped") if damped else notes
 
 
 def _output(
