@@ -72,7 +72,8 @@ class ByteInput(nn.Module):
     def forward(self, images: torch.Tensor) -> Any:
         """uint8 [batch, height, width, 3] to the network's output."""
         pixels = images.permute(0, 3, 1, 2).to(torch.float32)
-        return self.network(pixels * self.scale + self.shift)
+        # In the dtype that the network computes in, which these buffers have been moved to with it.
+        return self.network((pixels * self.scale + self.shift).to(self.scale.dtype))
 
 
 def build(spec: ModelSpec) -> Model:

@@ -57,7 +57,22 @@ class EagerRunner(TorchRunner):
             )
         if self.device == "cpu" and self._dtype is None:
             return self._module
-        return copy.deepcopy(self._module).to(self.device, self._dtype)
+        moved = copy.deepcopy(self._module).to(self.device, self._dtype)
+        _restore_float32(moved, self._module)
+        return moved
+
+
+def _restore_float32(moved: nn.Module, original: nn.Module) -> None:
+    """Give modules that ask for FP32 (`float32_because`) the tensors that are their own back in it.
+
+    Anchors in half precision would be a whole pixel off.
+    """
+    for path, part in original.named_modules():
+        if not hasattr(part, "float32_because"):
+            continue
+        target = moved.get_submodule(path)
+        for name, tensor in part.named_buffers(recurse=False):
+            setattr(target, name, tensor.to(getattr(target, name).device))
 
 
 class CompileRunner(EagerRunner):
