@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV := uv==0.13.9
 READY := $(VENV)/.ready
 
-.PHONY: bench demo picture test scenes lint format lock gpu bench-self coverage clean
+.PHONY: bench demo picture test scenes lint format lock gpu bench-self coverage detectors clean
 
 bench: $(READY)  ## the main job: every preset on every runtime of this machine, quick profile
 	$(BIN)/bbx bench --all --profile quick --resume --out reports/all
@@ -38,14 +38,18 @@ format: $(READY)  ## rewrite sources and the generated parts of the docs
 
 gpu:  ## on a machine with an NVIDIA GPU: its tests, then its measurements (see docs/gpu.md)
 	$(PYTHON) -m pytest tests/gpu -m gpu -p no:cacheprovider
-	$(PYTHON) -m bbx bench resnet50 mobilenet_v3_large --out docs/results/gpu
-	$(PYTHON) -m bbx bench resnet50 mobilenet_v3_large --runtime eager --cuda-graph --out docs/results/gpu-graph
+	$(PYTHON) -m bbx bench resnet50 mobilenet_v3_large fasterrcnn_r50_fpn --out docs/results/gpu
+	$(PYTHON) -m bbx bench resnet50 mobilenet_v3_large fasterrcnn_r50_fpn --runtime eager --cuda-graph --out docs/results/gpu-graph
 
 bench-self: $(READY)  ## what bbx itself costs: start-up, export, reuse, harness
 	$(BIN)/python tests/performance/bench_self.py
 
-coverage: $(READY)  ## every torchvision classifier: export, parity, engines (about an hour on two cores)
+coverage: $(READY)  ## every torchvision classifier, detector and segmenter: export, parity, engines (two hours)
 	$(BIN)/python tests/performance/torchvision_coverage.py
+	$(BIN)/python tests/performance/dense_coverage.py
+
+detectors: $(READY)  ## Faster R-CNN side by side: bbx's two lowerings, the older exporter's graph, eager torch
+	$(BIN)/python tests/performance/detectors.py
 
 lock: $(READY)  ## resolve requirements.lock again
 	$(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11 --extra dev \
