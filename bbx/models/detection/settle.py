@@ -27,6 +27,7 @@ CANDIDATES = 60
 _LOGIT_SPREAD = 3.0
 _OFFSET_SPREAD = 0.5
 _IMAGES = 4
+_SPREAD_IMAGES = 2
 _MANTISSA_BITS = 10
 """Factors and biases are rounded to this, so that another order of summation gives the same weights."""
 
@@ -48,7 +49,7 @@ def settle_scores(
     images = torch.from_numpy(photograph_batch(preprocess, _IMAGES))
     # Layer by layer: what a second stage is shown depends on the first.
     for layer, spread in _spreads(network):
-        given = _given(module, [layer], images)[0]
+        given = _given(module, [layer], images[:_SPREAD_IMAGES])[0]
         _scale(layer, spread / float(given.std()))
     layers, classes, is_softmax = _scores(network)
     threshold = how.score_threshold
