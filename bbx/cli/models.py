@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -42,6 +43,10 @@ def _entry(preset: Preset) -> dict[str, object]:
         "source": preset.source,
         "image_size": preset.preprocess.height,
         "min_size": preset.min_size,
+        "size_multiple": preset.size_multiple,
+        "num_classes": preset.num_classes,
+        "backbone": preset.backbone,
+        "detection": asdict(preset.detection) if preset.detection else None,
         "features": [{"channels": f.channels, "stride": f.stride} for f in preset.features],
         "pooled_channels": preset.pooled_channels,
     }
