@@ -96,7 +96,7 @@ def keep_reasons(facts: GraphFacts, ranges: Mapping[str, TensorRange], *, half_i
     shape_nodes, norm_nodes = shape_arithmetic(facts), decomposed_norms(facts)
     for index in floating:
         node = facts.nodes[index]
-        reason = _marked(node) or _structural_reason(node, facts)
+        reason = stays_float32(node) or _structural_reason(node, facts)
         if reason is None and index in shape_nodes:
             reason = "computes shapes"
         if reason is None and index in norm_nodes:
@@ -107,8 +107,8 @@ def keep_reasons(facts: GraphFacts, ranges: Mapping[str, TensorRange], *, half_i
     return dict(sorted((kept | between(facts, floating, kept, half_io=half_io)).items()))
 
 
-def _marked(node: NodeProto) -> str | None:
-    """What the exporter wrote on the node, at the wish of the module that it comes from."""
+def stays_float32(node: NodeProto) -> str | None:
+    """Why the module that a node comes from wants it in FP32, as the exporter wrote on it, or None."""
     return next((entry.value for entry in node.metadata_props if entry.key == FLOAT32_MARK), None)
 
 

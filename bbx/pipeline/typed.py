@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -42,7 +43,7 @@ def typed_task(request: dict[str, Any]) -> dict[str, Any]:
         with OrtRunner(step.source) as reference:
             cases = _cases(reference.inputs, parent)
             references = verify.reference_outputs(cases, reference.infer)
-        ranges = activation_ranges(step.source, (case.feeds for case in cases))
+        ranges = activation_ranges(step.source, _rows(reference.inputs, cases))
         stopwatch.lap("build")
         process.progress("retype", detail=step.precision)
         typed = typed_from_onnx(onnx.load(str(step.source)), step.precision, ranges, half_io=step.half_io)
@@ -86,6 +87,16 @@ def _cases(inputs: tuple[TensorSpec, ...], parent: Manifest | None) -> list[veri
     batch = fixed_batch(inputs)
     batches = verify.batches_to_try(batch or verify.EXAMPLE_BATCH, fixed=batch is not None)
     return parity_cases(inputs, parent.preprocess if parent else None, batches, task=task_of(parent))
+
+
+def _rows(inputs: tuple[TensorSpec, ...], cases: list[verify.Case]) -> Iterator[verify.Arrays]:
+    """The feeds of all cases, image by image where the batch is free: a scan may hold all activations."""
+    single = fixed_batch(inputs) is None and all(spec.shape and spec.shape[0] is None for spec in inputs)
+    for case in cases:
+        rows = range(case.batch) if single else ()
+        yield from ({name: feed[row : row + 1] for name, feed in case.feeds.items()} for row in rows)
+        if not single:
+            yield case.feeds
 
 
 def task_of(manifest: Manifest | None) -> Task:
