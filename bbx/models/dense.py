@@ -23,6 +23,7 @@ from bbx.models.parts import Parts
 from bbx.models.registry import resolve
 from bbx.models.segmentation import build as segmentation
 from bbx.models.segmentation.base import BYTE_LABELS
+from bbx.models.segmentation.reference import TorchvisionLogits
 from bbx.models.spec import ModelSpec, Prefixed, Preset
 from bbx.models.weights import Choice, choose
 from bbx.types import Postprocess, Preprocess, TensorSpec
@@ -104,13 +105,14 @@ def segmenter(preset: Preset, spec: ModelSpec) -> Parts:
             size=size,
             argmax=spec.argmax,
         )
-    notes = _load(module, choice, _last_convolution(module))
+    notes = _load(module, choice, Head(module.class_layer))
     if choice.origin == "random":
         notes += settle(module, preprocess) + (_backbone_note(spec) if preset.backbone else ())
     shape = (None, *size) if spec.argmax else (None, classes, *size)
     dtype = ("uint8" if classes <= BYTE_LABELS else "int32") if spec.argmax else "float32"
     output = TensorSpec(module.outputs[0], dtype, shape)
-    reference = segmentation.reference(module)
+    theirs = segmentation.reference(module)
+    reference = None if theirs is None else TorchvisionLogits(theirs, argmax=spec.argmax).eval()
     return Parts(
         module, preprocess, (output,), Postprocess("segmentation", classes), choice.origin, notes, reference
     )
@@ -168,11 +170,6 @@ def _load(network: nn.Module, choice: Choice, head: Head | None) -> tuple[str, .
     if origin == "random":
         return ()
     return load_pretrained(network, choice) if origin == "pretrained" else load_file(network, choice, head)
-
-
-def _last_convolution(module: nn.Module) -> Head | None:
-    paths = [path for path, part in module.named_modules() if isinstance(part, nn.Conv2d)]
-    return Head(paths[-1]) if paths else None
 
 
 def _drop_epsilon(network: nn.Module) -> None:

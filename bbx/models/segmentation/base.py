@@ -20,7 +20,10 @@ class Segmenter(nn.Module, ABC):
         num_classes: with the background, where the data set has one.
         argmax: whether labels leave the network, and not logits.
         outputs: name of the one output, `logits` or `labels`.
+        class_layer: path of the layer by whose size a checkpoint of another class count is recognised.
     """
+
+    class_layer: str = "classifier"
 
     def __init__(self, size: tuple[int, int], *, num_classes: int, argmax: bool) -> None:
         super().__init__()

@@ -15,6 +15,7 @@ class TorchvisionSegmenter(Segmenter):
         architecture: torchvision's name for it.
     """
 
+    class_layer = "classifier.4"
     unused_keys: tuple[str, ...] = ("aux_classifier.",)
     """Prefixes of keys that published checkpoints hold for training, and that have no use here."""
 
@@ -41,6 +42,7 @@ class TorchvisionSegmenter(Segmenter):
 class LiteRASPP(TorchvisionSegmenter):
     """LR-ASPP (Howard et al., 2019, section 6.4), whose classifier looks at two maps."""
 
+    class_layer = "classifier.low_classifier"
     unused_keys = ()
 
     def coarse_logits(self, images: Tensor) -> Tensor:
