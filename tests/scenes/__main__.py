@@ -1,7 +1,7 @@
 """Train the models named on the command line, or all, anew, and say how good they are on unseen scenes.
 
-The one small enough to be kept in the repository, `ssdlite.safetensors` beside this file, is renewed by copying
-the file that is named at the end.
+The one small enough to be kept in the repository, `ssdlite.safetensors` beside this file, is renewed by
+copying the file that is named at the end.
 """
 
 from __future__ import annotations
