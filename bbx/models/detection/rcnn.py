@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,18 @@ from bbx.models.detection.boxes import clip, decode, sides_at_least, take
 from bbx.models.detection.candidates import NO_LABEL, Candidates, Detections, best, detections
 from bbx.models.detection.keypoints import locate
 from bbx.models.detection.options import DetectionOptions
-from bbx.models.detection.roi_align import pooling_of, roi_align
+from bbx.models.detection.roi_align import Pooling, pooling_of, roi_align
 from bbx.models.detection.suppression import suppress
 
 SMALLEST_SIDE = 1e-2
 """Pixels; a thinner box is no candidate (torchvision's)."""
+
+
+class _Reading(NamedTuple):
+    """Which of the backbone's maps a pooler reads, and how."""
+
+    levels: list[int]
+    how: Pooling
 
 
 class FasterRCNN(nn.Module):
@@ -46,6 +53,7 @@ class FasterRCNN(nn.Module):
         self._how = how
         self._size = size
         self._map_sizes = map_sizes(self.backbone, size)
+        self._box_pool = self._reading(self.roi_heads.box_roi_pool)
         anchors = fixed_anchors(self.backbone, self.rpn.anchor_generator, size)
         self.anchors: Tensor
         self.register_buffer("anchors", anchors, persistent=False)
@@ -57,7 +65,7 @@ class FasterRCNN(nn.Module):
     def detect(self, maps: Sequence[Tensor]) -> Detections:
         """Detections from the backbone's maps, finest level first."""
         proposals, exist, settled = self._proposals(maps)
-        pooled = self.pool(self.roi_heads.box_roi_pool, maps, proposals)
+        pooled = self._pool(self._box_pool, maps, proposals)
         logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
         classes = logits.shape[1]
         logits = logits.reshape(-1, proposals.shape[1], classes)
@@ -67,16 +75,16 @@ class FasterRCNN(nn.Module):
         found, _ = detections(candidates, iou=how.iou_threshold, count=how.detections, lowering=how.lowering)
         return found._replace(saturated=found.saturated | ~settled)
 
-    def pool(self, pooler: Any, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
-        """What a torchvision `MultiScaleRoIAlign` gives for boxes float32 [B, R, 4].
+    def _reading(self, pooler: Any) -> _Reading:
+        """What a torchvision `MultiScaleRoIAlign` does with this backbone's maps."""
+        levels = [number for number, name in enumerate(self._map_sizes) if name in pooler.featmap_names]
+        sizes = list(self._map_sizes.values())
+        return _Reading(levels, pooling_of(pooler, [sizes[level] for level in levels], self._size))
 
-        Returns:
-            float [B × R, C, size, size].
-        """
-        read = [name in pooler.featmap_names for name in self._map_sizes]
-        sizes = [size for size, wanted in zip(self._map_sizes.values(), read, strict=True) if wanted]
-        mine = [level for level, wanted in zip(maps, read, strict=True) if wanted]
-        return roi_align(mine, boxes, pooling_of(pooler, sizes, self._size), self._how.lowering).flatten(0, 1)
+    def _pool(self, reading: _Reading, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
+        """Features of boxes float32 [B, R, 4]: float [B × R, C, size, size]."""
+        mine = [maps[level] for level in reading.levels]
+        return roi_align(mine, boxes, reading.how, self._how.lowering).flatten(0, 1)
 
     def _proposals(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """The best boxes of the region proposal network, over all levels.
@@ -133,6 +141,10 @@ class MaskRCNN(FasterRCNN):
 
     outputs = (*Detections._fields, "masks")
 
+    def __init__(self, network: Any, how: DetectionOptions, size: tuple[int, int]) -> None:
+        super().__init__(network, how, size)
+        self._mask_pool = self._reading(self.roi_heads.mask_roi_pool)
+
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """float32 [B, 3, H, W], normalised, to the fields of `Detections` and masks.
 
@@ -143,7 +155,7 @@ class MaskRCNN(FasterRCNN):
         maps = feature_maps(self.backbone, images)
         found = self.detect(maps)
         heads = self.roi_heads
-        logits = heads.mask_predictor(heads.mask_head(self.pool(heads.mask_roi_pool, maps, found.boxes)))
+        logits = heads.mask_predictor(heads.mask_head(self._pool(self._mask_pool, maps, found.boxes)))
         channel = found.labels.clamp(min=0).flatten()[:, None, None, None]
         masks = logits.gather(1, channel.expand(-1, 1, *logits.shape[2:])).float().sigmoid()
         masks = masks.reshape(-1, found.labels.shape[1], *logits.shape[2:])
@@ -155,6 +167,10 @@ class KeypointRCNN(FasterRCNN):
 
     outputs = (*Detections._fields, "keypoints", "keypoints_scores")
 
+    def __init__(self, network: Any, how: DetectionOptions, size: tuple[int, int]) -> None:
+        super().__init__(network, how, size)
+        self._keypoint_pool = self._reading(self.roi_heads.keypoint_roi_pool)
+
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """float32 [B, 3, H, W], normalised, to the fields of `Detections` and keypoints.
 
@@ -165,7 +181,7 @@ class KeypointRCNN(FasterRCNN):
         maps = feature_maps(self.backbone, images)
         found = self.detect(maps)
         heads = self.roi_heads
-        pooled = self.pool(heads.keypoint_roi_pool, maps, found.boxes)
+        pooled = self._pool(self._keypoint_pool, maps, found.boxes)
         heat = heads.keypoint_predictor(heads.keypoint_head(pooled)).float()
         points, scores = locate(heat, found.boxes.flatten(0, 1), self._size)
         points = functional.pad(points, (0, 1), value=1.0)

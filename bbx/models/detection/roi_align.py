@@ -186,7 +186,7 @@ def _weighted_rows(rows: Tensor, index: Tensor, weights: Tensor) -> Tensor:
         )
         for start in range(0, index.shape[1], boxes)
     ]
-    return torch.cat(parts, dim=1)[..., 0, :].permute(0, 1, 4, 2, 3)
+    return torch.cat(parts, dim=1).squeeze(-2).permute(0, 1, 4, 2, 3)
 
 
 @torch.library.custom_op("bbx::roi_align", mutates_args=())
