@@ -9,6 +9,7 @@ recipes start it from zero (Goyal et al., 2017, section 5.1), but not to zero: i
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection
 
 import torch
 from torch import fx, nn
@@ -21,20 +22,24 @@ DAMPING = 0.25
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 
 
-def damp_residuals(module: nn.Module) -> int:
+def damp_residuals(module: nn.Module, *, but: Collection[nn.Module] = ()) -> int:
     """Scale the batch norms that end a residual branch, in place.
 
-    A sum of two batch norms is where a stage begins, and neither is a mere shortcut: it is left alone. So is
-    a module that `torch.fx` cannot trace.
+    A sum of two batch norms is where a stage begins, and neither is a mere shortcut: it is left alone. Of a
+    module that `torch.fx` cannot trace, the parts are looked at.
+
+    Args:
+        but: parts that are left alone.
 
     Returns:
         How many batch norms were scaled.
     """
     try:
         graph = fx.Tracer().trace(module)
-    except Exception:  # noqa: BLE001 - whatever a module does that is no graph, it is left as it is
-        return 0
-    modules = dict(module.named_modules())
+    except Exception:  # noqa: BLE001 - whatever a module does that is no graph, its parts may be graphs
+        return sum(damp_residuals(part) for part in module.children())
+    left = {child for part in but for child in part.modules()}
+    modules = {name: child for name, child in module.named_modules() if child not in left}
     damped: set[str] = set()
     for node in graph.nodes:
         if not _is_addition(node):
