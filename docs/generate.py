@@ -6,7 +6,10 @@ them. Every function returns Markdown that ends in a newline.
 
 from __future__ import annotations
 
+import ast
+import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer.main
@@ -15,12 +18,18 @@ from bbx.benchmarks.measure import PROFILES
 from bbx.benchmarks.plan import RUNNABLE
 from bbx.benchmarks.stats import SAMPLES_NEEDED
 from bbx.cli.app import app
+from bbx.exporter.detections import DETECTION_TOLERANCES
 from bbx.exporter.verify import TOLERANCES
 from bbx.models.registry import presets
 from bbx.runners.registry import RUNTIMES
+from bbx.types import Task
 
 _WIDTH = 100
 """Columns of a help text, whatever the terminal."""
+
+_ROOT = Path(__file__).parent.parent
+_RESULTS = _ROOT / "docs" / "results"
+"""Measurements that are committed, each written by a command of the `Makefile`."""
 
 
 def usage(*words: str) -> str:
@@ -41,14 +50,32 @@ def usage(*words: str) -> str:
     return f"```text\n{context.get_help().rstrip()}\n```\n"
 
 
-def preset_table() -> str:
-    """Every preset, one row a family."""
+def preset_table(task: Task | None = None) -> str:
+    """Every preset, or those of a task, one row a family."""
+    found = presets(task)
     families: dict[str, list[str]] = {}
-    for preset in presets():
+    for preset in found:
         families.setdefault(preset.family, []).append(f"`{preset.name}`")
     return _table(
-        (f"family ({len(presets())} presets)", "names"),
+        (f"family ({len(found)} presets)", "names"),
         ([family, " ".join(names)] for family, names in families.items()),
+    )
+
+
+def detector_table() -> str:
+    """What each family of detectors does when nothing else is asked for."""
+    rows: dict[str, list[str]] = {}
+    for preset in presets("detection"):
+        own = preset.detection
+        assert own is not None  # the preset is a detector
+        thresholds = [f"{own.score_threshold:g}", f"{own.iou_threshold:g}"]
+        numbers = [str(own.candidates), str(own.detections)]
+        # SSD and SSDlite are one family with two sets of numbers.
+        name = f"`{preset.name}`" if preset.family == "SSD" else preset.family
+        rows[name] = [name, *thresholds, *numbers]
+    return _table(
+        ("", "`--score-threshold`", "`--iou-threshold`", "`--candidates` (K)", "`--detections` (D)"),
+        rows.values(),
     )
 
 
@@ -80,6 +107,94 @@ def tolerance_table() -> str:
     )
 
 
+def detection_tolerance_table() -> str:
+    """How far detections may be from their reference, by precision of the artefact."""
+    return _table(
+        ("precision", "IoU at least", "scores within", "matched at least", "extra at most"),
+        (
+            [
+                precision,
+                f"{allowed.iou:g}",
+                f"{allowed.score:g}",
+                f"{allowed.matched:.1%}",
+                f"{allowed.extra:.1%}",
+            ]
+            for precision, allowed in DETECTION_TOLERANCES.items()
+        ),
+    )
+
+
+def dense_table() -> str:
+    """What became of every detector and segmenter: written by `make coverage`."""
+    file = _RESULTS / "dense.json"
+    if not file.exists():
+        return "Not measured yet: `make coverage` writes the figures.\n"
+    rows = json.loads(file.read_text())
+    return _table(
+        ("model", "ONNX", "ONNX, `static`", "engine FP32", "engine FP16", "parity of FP16"),
+        (
+            [
+                f"`{row['model']}`",
+                _form(row.get("onnx")),
+                _form(row.get("static")),
+                row.get("fp32", {}).get("precision", "–"),
+                row.get("fp16", {}).get("precision", "–"),
+                _form(row.get("fp16")),
+            ]
+            for row in rows
+        ),
+    )
+
+
+def _form(found: dict[str, Any] | None) -> str:
+    """The parity of one form of a detector or a segmenter, with its figure where there is one."""
+    if found is None:
+        return "–"
+    if "matched" in found:
+        return f"{found['parity']}, {found['matched']} of {found['matched'] + found['missing']} matched"
+    return f"{found['parity']}, {found['rel_l2']:.1e}" if found.get("rel_l2") else found["parity"]
+
+
+def detectors_tables() -> str:
+    """Faster R-CNN side by side, as a whole and by part: written by `make detectors`."""
+    file = _RESULTS / "detectors.json"
+    if not file.exists():
+        return "Not measured yet: `make detectors` writes the figures.\n"
+    found = json.loads(file.read_text())
+    batches = [key for key in found if key.startswith("batch ")]
+    titles = list(dict.fromkeys(title for batch in batches for title in found[batch]))
+    whole = _table(
+        ("", "nodes", *(f"seconds an image, {batch}" for batch in batches)),
+        (
+            [
+                title,
+                str(found["graphs"].get(title, {}).get("nodes", "–")),
+                *(_seconds(found[batch].get(title)) for batch in batches),
+            ]
+            for title in titles
+        ),
+    )
+    return "\n".join([whole, *(_parts_table(batch, found[batch]) for batch in batches)])
+
+
+def _seconds(row: dict[str, Any] | None) -> str:
+    return "–" if row is None else f"{row['seconds_an_image']:.3f}"
+
+
+def _parts_table(batch: str, rows: dict[str, Any]) -> str:
+    """Seconds an inference and nodes that ran, by part of the graph."""
+    graphs = {title: row["parts"] for title, row in rows.items() if "parts" in row}
+    parts = sorted({part for of_graph in graphs.values() for part in of_graph})
+    return _table(
+        (f"{batch}: seconds an inference (nodes run)", *graphs),
+        ([part, *(_part(of_graph.get(part)) for of_graph in graphs.values())] for part in parts),
+    )
+
+
+def _part(found: dict[str, Any] | None) -> str:
+    return "–" if found is None else f"{found['seconds']:.3f} ({found['nodes']})"
+
+
 def profile_table() -> str:
     """How long each profile of `bbx bench` measures a row."""
     return _table(
@@ -96,6 +211,15 @@ def profile_table() -> str:
             for profile in PROFILES.values()
         ),
     )
+
+
+def source(path: str, name: str) -> str:
+    """A class or a function of the project as it stands in its file."""
+    text = (_ROOT / path).read_text()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            return f"```python\n{ast.get_source_segment(text, node)}\n```\n"
+    raise LookupError(f"{path} defines no {name}")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
