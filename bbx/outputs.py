@@ -196,7 +196,8 @@ def resized(plane: NDArray[Any], height: int, width: int) -> NDArray[np.float64]
 
 
 def _nearest(positions: NDArray[np.floating[Any]], length: int) -> NDArray[np.int64]:
-    return np.clip(np.rint(positions), 0, length - 1).astype(np.int64)
+    cells: NDArray[np.int64] = np.clip(np.rint(positions), 0, length - 1).astype(np.int64)
+    return cells
 
 
 def _weights(positions: NDArray[np.floating[Any]], length: int) -> NDArray[np.float64]:

@@ -26,19 +26,29 @@ def against_reference(
     *,
     precision: Precision,
     postprocess: Postprocess | None,
+    random_weights: bool = False,
 ) -> dict[str, Any]:
     """Compare the measured path, then the runner, with an open reference runner.
 
     Args:
         cases: the first is the one that `bound` was bound to.
         postprocess: what the outputs are; None where nobody said.
+        random_weights: see `judge`.
 
     Returns:
         As `bbx.exporter.verify.Parity.to_json`.
     """
     wanted = reference_outputs(cases, reference.infer)
     measured_first = _measured_first(runner, bound, cases)
-    return judge(cases, wanted, measured_first, precision, postprocess, against=reference.name).to_json()
+    return judge(
+        cases,
+        wanted,
+        measured_first,
+        precision,
+        postprocess,
+        against=reference.name,
+        random_weights=random_weights,
+    ).to_json()
 
 
 def measured_path(

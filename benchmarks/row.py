@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bbx.artifact import Manifest
+from bbx.artifact import Manifest, WeightsOrigin
 from bbx.benchmarks.artefacts import manifest_of
 from bbx.benchmarks.environment import describe, essential_unread, peak_rss_bytes
 from bbx.benchmarks.feeds import cases_for
@@ -43,6 +43,13 @@ class _Opened:
     postprocess: Postprocess | None
     model: Model | None
     manifest: Manifest | None
+
+    @property
+    def weights(self) -> WeightsOrigin | None:
+        """Where its weights came from, where that is known."""
+        if self.manifest is not None:
+            return self.manifest.weights
+        return self.model.weights if self.model is not None else None
 
 
 def row_task(request: dict[str, Any]) -> Document:
@@ -112,6 +119,7 @@ def _parity(
                 cases,
                 precision=precision,
                 postprocess=opened.postprocess,
+                random_weights=opened.weights == "random",
             )
         found.insert(0, live)
     return worst(found)
@@ -146,7 +154,7 @@ def _document(
     runs = summary.pop("n")
     if measured.summary.ci95 is not None:
         summary["ci95"] = [measured.summary.ci95.low, measured.summary.ci95.high]
-    weights = opened.manifest.weights if opened.manifest else opened.model.weights if opened.model else None
+    weights = opened.weights
     return {
         **{
             name: request[name]

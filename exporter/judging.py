@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bbx.exporter.detections import DETECTION_TOLERANCES, compare_detections
 from bbx.exporter.verify import TOLERANCES, Arrays, Case, Infer, Parity, compare
 from bbx.types import Postprocess, Precision
+
+_CLOSE = "Random weights score neighbouring boxes alike, and rounding decides between them:"
 
 
 def judge(
@@ -17,6 +20,7 @@ def judge(
     postprocess: Postprocess | None,
     *,
     against: str,
+    random_weights: bool = False,
 ) -> Parity:
     """Run the candidate on every case and judge it against the references, by what its outputs mean.
 
@@ -28,10 +32,12 @@ def judge(
             are compared with their own Q/DQ graph.
         postprocess: from the manifest; None where nobody said what the outputs are.
         against: what the reference is, for the report.
+        random_weights: nobody trained the network. Its detections are then too close to each other for a
+            smaller type to agree on them, and where they differ that proves nothing: `inconclusive`.
     """
     held_to: Precision = precision if precision in TOLERANCES else "fp16"
     if postprocess is not None and postprocess.task == "detection":
-        return compare_detections(
+        parity = compare_detections(
             cases,
             references,
             infer,
@@ -39,4 +45,9 @@ def judge(
             against=against,
             threshold=postprocess.score_threshold or 0.0,
         )
+        well_formed = not any(case["detections"]["malformed"] for case in parity.cases)
+        if parity.verdict == "fail" and well_formed and random_weights and held_to != "fp32":
+            reasons = (f"{_CLOSE} {parity.reasons[0]}", *parity.reasons[1:])
+            return replace(parity, verdict="inconclusive", reasons=reasons)
+        return parity
     return compare(cases, references, infer, TOLERANCES[held_to], against=against)

@@ -116,11 +116,16 @@ def parity_text(parity: dict[str, Any]) -> str:
 
 def _detections_text(parity: dict[str, Any]) -> str:
     """How many detections have a partner, and how far the partners are from one another."""
-    found = [case["detections"] for case in parity["cases"]]
+    found = [case["detections"] for case in parity["cases"] if "detections" in case]
+    heads = [case for case in parity["cases"] if "detections" not in case]
     matched, missing, extra = (sum(each[name] for each in found) for name in ("matched", "missing", "extra"))
     overlaps = [each["worst_iou"] for each in found if each["worst_iou"] is not None]
     scores = [each["worst_score"] for each in found if each["worst_score"] is not None]
-    return (
-        f"pass against {parity['against']}: {matched} of {matched + missing} detections matched, "
-        f"{extra} extra; IoU at least {min(overlaps):.4f}, scores within {max(scores):.1e}"
+    counted = (
+        f"{matched} of {matched + missing} detections matched, {extra} extra; "
+        f"IoU at least {min(overlaps):.4f}, scores within {max(scores):.1e}"
     )
+    if heads:
+        worst = max(distance["rel_l2"] for case in heads for distance in case["outputs"].values())
+        return f"pass against {parity['against']}: relative L2 at most {worst:.1e}; {counted}"
+    return f"pass against {parity['against']}: {counted}"

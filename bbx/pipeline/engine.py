@@ -144,6 +144,7 @@ def _parity(
             precision,
             postprocess,
             against=f"{step.source.name} in ONNX Runtime",
+            random_weights=parent is not None and parent.weights == "random",
         )
     return {"of": "engine", "ran": True, **parity.to_json()}
 

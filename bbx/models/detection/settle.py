@@ -49,8 +49,8 @@ def settle_scores(
     images = torch.from_numpy(photograph_batch(preprocess, _IMAGES))
     # Layer by layer: what a second stage is shown depends on the first.
     for layer, spread in _spreads(network):
-        given = _given(module, [layer], images[:_SPREAD_IMAGES])[0]
-        _scale(layer, spread / float(given.std()))
+        values = _given(module, [layer], images[:_SPREAD_IMAGES])[0]
+        _scale(layer, spread / float(values.std()))
     layers, classes, is_softmax = _scores(network)
     threshold = how.score_threshold
     if isinstance(network, zoo.FCOS):
