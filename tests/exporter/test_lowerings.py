@@ -41,7 +41,7 @@ def _crowd(images: int, *, largest: float = 60.0) -> tuple[Tensor, Tensor, Tenso
     """Boxes in 96 × 128 pixels, sorted by score, of four labels; the last five are padding."""
     generator = torch.Generator().manual_seed(images)
     centres = torch.rand(images, 50, 2, generator=generator) * torch.tensor([128.0, 96.0])
-    sizes = torch.rand(images, 50, 2, generator=generator) * largest + 1
+    sizes = (0.5 + torch.rand(images, 50, 2, generator=generator) / 2) * largest
     boxes = torch.cat([centres - sizes / 2, centres + sizes / 2], dim=2)
     scores = torch.rand(images, 50, generator=generator).sort(dim=1, descending=True).values
     labels = torch.randint(0, 4, (images, 50), generator=generator)
