@@ -93,9 +93,13 @@ def _ssdlite() -> nn.Module:
 
 
 def _segmenter() -> nn.Module:
+    """Its normalisation follows ten times faster than torchvision's, which is made for thousands of steps."""
     module: nn.Module = segmentation.lraspp_mobilenet_v3_large(
         weights=None, weights_backbone=None, num_classes=CLASSES
     )
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 0.1
     return module
 
 
