@@ -8,6 +8,7 @@ recipes start it from zero (Goyal et al., 2017, section 5.1), but not to zero: i
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Collection
 
@@ -34,10 +35,12 @@ def damp_residuals(module: nn.Module, *, but: Collection[nn.Module] = ()) -> int
     Returns:
         How many batch norms were scaled.
     """
+    if module in but:
+        return 0
     try:
-        graph = fx.Tracer().trace(module)
+        graph = fx.Tracer().trace(_with_same_tensors(module))
     except Exception:  # noqa: BLE001 - whatever a module does that is no graph, its parts may be graphs
-        return sum(damp_residuals(part) for part in module.children())
+        return sum(damp_residuals(part, but=but) for part in module.children())
     left = {child for part in but for child in part.modules()}
     modules = {name: child for name, child in module.named_modules() if child not in left}
     damped: set[str] = set()
@@ -54,6 +57,13 @@ def damp_residuals(module: nn.Module, *, but: Collection[nn.Module] = ()) -> int
             with torch.no_grad():
                 norm.weight.mul_(DAMPING)
     return len(damped)
+
+
+def _with_same_tensors(module: nn.Module) -> nn.Module:
+    """A copy to be traced: some modules keep what they are given, and that would be the tracer's proxies."""
+    tensors = (*module.parameters(), *module.buffers())
+    copied: nn.Module = copy.deepcopy(module, memo={id(tensor): tensor for tensor in tensors})
+    return copied
 
 
 def _is_addition(node: fx.Node) -> bool:

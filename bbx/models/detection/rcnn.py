@@ -14,7 +14,7 @@ from bbx.models.detection.boxes import clip, decode, sides_at_least, take
 from bbx.models.detection.candidates import NO_LABEL, Candidates, Detections, best, detections
 from bbx.models.detection.keypoints import locate
 from bbx.models.detection.options import DetectionOptions
-from bbx.models.detection.roi_align import Pooling, pooling_of, roi_align
+from bbx.models.detection.roi_align import Pooling, WeightedCells, pooling_of, roi_align
 from bbx.models.detection.suppression import suppress
 
 SMALLEST_SIDE = 1e-2
@@ -50,6 +50,7 @@ class FasterRCNN(nn.Module):
         self.backbone = network.backbone
         self.rpn = network.rpn
         self.roi_heads = network.roi_heads
+        self.weighted_cells = WeightedCells()
         self._how = how
         self._size = size
         self._map_sizes = map_sizes(self.backbone, size)
@@ -84,7 +85,7 @@ class FasterRCNN(nn.Module):
     def _pool(self, reading: _Reading, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
         """Features of boxes float32 [B, R, 4]: float [B × R, C, size, size]."""
         mine = [maps[level] for level in reading.levels]
-        return roi_align(mine, boxes, reading.how, self._how.lowering).flatten(0, 1)
+        return roi_align(mine, boxes, reading.how, self._how.lowering, self.weighted_cells).flatten(0, 1)
 
     def _proposals(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """The best boxes of the region proposal network, over all levels.

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torchvision import ops
 
@@ -77,7 +77,48 @@ def pooling_of(
     return Pooling(tuple(strides[: len(limits) + 1]), limits, size, pooler.sampling_ratio)
 
 
-def roi_align(maps: Sequence[Tensor], boxes: Tensor, how: Pooling, lowering: str) -> Tensor:
+class WeightedCells(nn.Module):
+    """Sums of weighted cells of a pyramid.
+
+    A module without weights of its own, so that a typed graph can tell this arithmetic on features, which a
+    smaller type is good enough for, from the arithmetic on coordinates around it, which it is not.
+    """
+
+    def forward(self, maps: Sequence[Tensor], index: Tensor, weights: Tensor) -> Tensor:
+        """Gather and add.
+
+        Args:
+            maps: float [B, C, H, W] a level.
+            index: int64 [B, R, size, size, T]: cells, numbered through the levels of an image.
+            weights: float32, as `index`.
+
+        Returns:
+            float [B, R, C, size, size].
+        """
+        rows = torch.cat([level.flatten(2) for level in maps], dim=2).transpose(1, 2)
+        images, cells, channels = rows.shape
+        first = torch.arange(images, device=rows.device) * cells
+        index = index + first[:, None, None, None, None]
+        table = rows.reshape(-1, channels)
+        weights = weights.to(rows.dtype)[..., None, :]
+        boxes = max(1, TAPS_AT_ONCE // index[0, 0].numel())
+        parts = [
+            torch.matmul(
+                weights[:, start : start + boxes],
+                functional.embedding(index[:, start : start + boxes], table),
+            )
+            for start in range(0, index.shape[1], boxes)
+        ]
+        return torch.cat(parts, dim=1).squeeze(-2).permute(0, 1, 4, 2, 3)
+
+
+def roi_align(
+    maps: Sequence[Tensor],
+    boxes: Tensor,
+    how: Pooling,
+    lowering: str,
+    weighted: WeightedCells | None = None,
+) -> Tensor:
     """Features of each box, on a grid of fixed size.
 
     Args:
@@ -85,6 +126,7 @@ def roi_align(maps: Sequence[Tensor], boxes: Tensor, how: Pooling, lowering: str
         boxes: float32 [B, R, 4], pixels of the image. A box of area zero gives some finite features.
         how: see `Pooling`.
         lowering: `static` or `onnx`.
+        weighted: the part of the caller that carries out the `static` lowering's products.
 
     Returns:
         float [B, R, C, size, size].
@@ -100,9 +142,9 @@ def roi_align(maps: Sequence[Tensor], boxes: Tensor, how: Pooling, lowering: str
             sampling=how.sampling,
         )
         return pooled
-    rows = torch.cat([level.flatten(2) for level in maps], dim=2).transpose(1, 2)
     index, weights = _taps(maps, boxes, how)
-    return _weighted_rows(rows, index, weights)
+    found: Tensor = (weighted or WeightedCells())(maps, index, weights)
+    return found
 
 
 def _levels(boxes: Tensor, limits: Sequence[float]) -> Tensor:
@@ -161,32 +203,6 @@ def _axis_taps(first: Tensor, last: Tensor, limit: Tensor, how: Pooling) -> tupl
     weights = torch.stack([share - upper, upper], dim=-1)
     shape = (*first.shape, how.size, 2 * how.sampling)
     return cells.reshape(shape), weights.reshape(shape)
-
-
-def _weighted_rows(rows: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-    """Sums of weighted rows of each image's table.
-
-    Args:
-        rows: float [B, P, C].
-        index: int64 [B, R, size, size, T].
-        weights: float32, as `index`.
-
-    Returns:
-        float [B, R, C, size, size].
-    """
-    images, cells, channels = rows.shape
-    first = torch.arange(images, device=rows.device) * cells
-    index = index + first[:, None, None, None, None]
-    table = rows.reshape(-1, channels)
-    weights = weights.to(rows.dtype)[..., None, :]
-    boxes = max(1, TAPS_AT_ONCE // index[0, 0].numel())
-    parts = [
-        torch.matmul(
-            weights[:, start : start + boxes], functional.embedding(index[:, start : start + boxes], table)
-        )
-        for start in range(0, index.shape[1], boxes)
-    ]
-    return torch.cat(parts, dim=1).squeeze(-2).permute(0, 1, 4, 2, 3)
 
 
 @torch.library.custom_op("bbx::roi_align", mutates_args=())
