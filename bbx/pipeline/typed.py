@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -44,7 +43,8 @@ def typed_task(request: dict[str, Any]) -> dict[str, Any]:
         with OrtRunner(step.source) as reference:
             cases = _cases(reference.inputs, parent)
             references = verify.reference_outputs(cases, reference.infer)
-        ranges = activation_ranges(step.source, _rows(reference.inputs, cases))
+            rows = _rows(reference.inputs, cases)
+        ranges = activation_ranges(step.source, rows)
         stopwatch.lap("build")
         process.progress("retype", detail=step.precision)
         typed = typed_from_onnx(onnx.load(str(step.source)), step.precision, ranges, half_io=step.half_io)
@@ -92,14 +92,15 @@ def _cases(inputs: tuple[TensorSpec, ...], parent: Manifest | None) -> list[veri
     return parity_cases(inputs, parent.preprocess if parent else None, batches, task=task_of(parent))
 
 
-def _rows(inputs: tuple[TensorSpec, ...], cases: list[verify.Case]) -> Iterator[verify.Arrays]:
+def _rows(inputs: tuple[TensorSpec, ...], cases: list[verify.Case]) -> list[verify.Arrays]:
     """The feeds of all cases, image by image where the batch is free: a scan may hold all activations."""
-    single = fixed_batch(inputs) is None and all(spec.shape and spec.shape[0] is None for spec in inputs)
-    for case in cases:
-        rows = range(case.batch) if single else ()
-        yield from ({name: feed[row : row + 1] for name, feed in case.feeds.items()} for row in rows)
-        if not single:
-            yield case.feeds
+    if fixed_batch(inputs) is not None or not all(spec.shape for spec in inputs):
+        return [case.feeds for case in cases]
+    return [
+        {name: feed[row : row + 1] for name, feed in case.feeds.items()}
+        for case in cases
+        for row in range(case.batch)
+    ]
 
 
 def task_of(manifest: Manifest | None) -> Task:
