@@ -10,6 +10,8 @@ magnified a change of a noise input 185 times, with both 6 times.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from torch import nn
@@ -25,16 +27,22 @@ _MANTISSA_BITS = 10
 """Statistics are rounded to this, so that another order of summation gives the same weights."""
 
 
-def estimate_batch_norm(module: nn.Module, preprocess: Preprocess) -> bool:
+def estimate_batch_norm(
+    module: nn.Module, preprocess: Preprocess, *, but: Collection[nn.Module] = ()
+) -> bool:
     """Set the running mean and variance of every batch norm from bundled photographs and noise.
 
     Args:
         module: takes a float32 batch of `preprocess`; left in the modes that it came in.
+        but: parts whose statistics are good already.
 
     Returns:
         Whether there was a batch norm to set.
     """
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    good = {child for part in but for child in part.modules()}
+    norms = [
+        m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m not in good
+    ]
     if not norms:
         return False
     pictures = photograph_batch(preprocess, _IMAGES)

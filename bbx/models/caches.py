@@ -14,7 +14,7 @@ from pathlib import Path
 from bbx import lazy
 from bbx.errors import WeightsError
 from bbx.models.registry import resolve
-from bbx.models.spec import WEIGHT_POLICIES, Preset
+from bbx.models.spec import WEIGHT_POLICIES, Prefixed, Preset
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 """Of the files that `--weights` takes."""
@@ -47,15 +47,24 @@ def hugging_face_hub() -> Path:
     return Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub"))
 
 
-def weights_at_hand(name: str) -> list[str]:
-    """Names of files, repositories and packages here that may hold a model's pretrained weights.
+def weights_at_hand(name: str, backbone: str | None = None) -> list[str]:
+    """Names of files, repositories and packages here that may hold pretrained weights of a model's.
 
     May name too many (`resnet50-…` and `resnet50_gn` for `resnet50`), never too few.
+
+    Args:
+        backbone: of the model, where it is not its own.
 
     Raises:
         ModelError: there is no such model.
     """
     target = resolve(name)
+    own = target.backbone if isinstance(target, Preset) else None
+    under = backbone or own
+    return _at_hand(target) + (_at_hand(resolve(under)) if under else [])
+
+
+def _at_hand(target: Preset | Prefixed) -> list[str]:
     architecture = target.architecture.partition(".")[0]
     found = [path.name for path in torch_checkpoints().glob(f"{architecture}*")]
     found += [path.name for path in hugging_face_hub().glob(f"models--*--{architecture}*")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import nn
 
@@ -78,11 +80,15 @@ def from_library(target: Preset | Prefixed, spec: ModelSpec) -> Parts:
     return Parts(module, preprocess, (output,), means, choice.origin, notes)
 
 
-def settle(module: nn.Module, preprocess: Preprocess) -> tuple[str, ...]:
-    """Give random weights batch norms that carry a signal and do not magnify it; says so in words."""
-    damped = damp_residuals(module)
+def settle(module: nn.Module, preprocess: Preprocess, *, but: Collection[nn.Module] = ()) -> tuple[str, ...]:
+    """Give random weights batch norms that carry a signal and do not magnify it; says so in words.
+
+    Args:
+        but: parts that are left alone: trained ones, or settled before.
+    """
+    damped = damp_residuals(module, but=but)
     try:
-        found = estimate_batch_norm(module, preprocess)
+        found = estimate_batch_norm(module, preprocess, but=but)
     except _REFUSALS:
         return ()  # It does not take such images; `_found_output` finds that out next, and says so.
     notes = ("batch-norm statistics of the random weights: from photographs and noise",) if found else ()

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torchvision.models.detection.ssd import SSD
 
+from bbx import process
 from bbx.artifact import WeightsOrigin
 from bbx.errors import ModelError
 from bbx.models.checkpoint import Head
@@ -17,6 +18,7 @@ from bbx.models.detection import construct as detection
 from bbx.models.detection.options import DetectionOptions
 from bbx.models.detection.reference import TorchvisionDetector
 from bbx.models.detection.settle import settle_scores
+from bbx.models.features import FeatureMaps
 from bbx.models.loading import load_file, load_pretrained
 from bbx.models.necks import neck_backbone
 from bbx.models.parts import Parts
@@ -36,6 +38,9 @@ _WITHOUT_EPSILON = (
 )
 """torchvision's first COCO weights were trained with an epsilon of zero in the frozen batch norms."""
 
+
+_DECODERS = tuple(f"bbx:{name}" for name in segmentation.DECODERS)
+"""Sources of the segmenters that always stand on a backbone built as a model of its own."""
 
 _SETTLING_SIDE = 320
 """Pixels a side of the images on which a detector's random weights are settled, where they may be smaller."""
@@ -60,7 +65,7 @@ def detector(preset: Preset, spec: ModelSpec) -> Parts:
     how = detection.options_of(preset, spec)
     module = detection.deployable(network, how, (preprocess.height, preprocess.width)).eval()
     if choice.origin == "random":
-        notes += _settle(network, module, how, preprocess) + _backbone_note(spec)
+        notes += _settle(network, module, how, preprocess) + _backbone_note(preset, spec)
     means = Postprocess(
         "detection",
         num_classes=spec.num_classes or preset.num_classes,
@@ -82,7 +87,13 @@ def _settle(
     small = replace(preprocess, height=_SETTLING_SIDE, width=_SETTLING_SIDE)
     if not isinstance(network, SSD) and min(preprocess.height, preprocess.width) > _SETTLING_SIDE:
         module, preprocess = detection.deployable(network, how, (small.height, small.width)).eval(), small
-    return settle(module, preprocess) + settle_scores(network, module, how, preprocess)
+    notes = settle(module, preprocess, but=_settled(module))
+    return notes + settle_scores(network, module, how, preprocess)
+
+
+def _settled(module: nn.Module) -> list[nn.Module]:
+    """Backbones that were built as models of their own: trained, or settled then."""
+    return [part for part in module.modules() if isinstance(part, FeatureMaps)]
 
 
 def segmenter(preset: Preset, spec: ModelSpec) -> Parts:
@@ -107,7 +118,7 @@ def segmenter(preset: Preset, spec: ModelSpec) -> Parts:
         )
     notes = _load(module, choice, Head(module.class_layer))
     if choice.origin == "random":
-        notes += settle(module, preprocess) + (_backbone_note(spec) if preset.backbone else ())
+        notes += settle(module, preprocess, but=_settled(module)) + _backbone_note(preset, spec)
     shape = (None, *size) if spec.argmax else (None, classes, *size)
     dtype = ("uint8" if classes <= BYTE_LABELS else "int32") if spec.argmax else "float32"
     output = TensorSpec(module.outputs[0], dtype, shape)
@@ -119,12 +130,16 @@ def segmenter(preset: Preset, spec: ModelSpec) -> Parts:
 
 
 def _choice(preset: Preset, spec: ModelSpec) -> Choice:
-    """The weights of the whole network; under another backbone nobody publishes any."""
-    if preset.library == "bbx" or spec.backbone is not None:
-        preset = replace(preset, source=f"bbx:{preset.architecture}")
-        if spec.weights in ("auto", "pretrained"):
-            return Choice("random")  # the policy is for the backbone
-    return choose(spec, preset)
+    """The weights of the whole network; nobody publishes any for one on a backbone of the user's choice."""
+    on_a_backbone = spec.backbone is not None or preset.source in _DECODERS
+    if not on_a_backbone or spec.weights not in ("auto", "pretrained"):
+        return choose(spec, preset)
+    # The policy is for the backbone, which heeds it itself.
+    process.warn(
+        f"{spec.name} has RANDOM weights above its backbone (seed {spec.seed}): nobody publishes any. Its "
+        "outputs mean nothing; shapes and speed are real. Name a checkpoint: --weights FILE"
+    )
+    return Choice("random")
 
 
 def _backbone_spec(preset: Preset, spec: ModelSpec) -> ModelSpec:
@@ -159,10 +174,11 @@ def _listed(strides: tuple[int, ...]) -> str:
     return ", ".join(map(str, strides))
 
 
-def _backbone_note(spec: ModelSpec) -> tuple[str, ...]:
-    if spec.backbone is None:
+def _backbone_note(preset: Preset, spec: ModelSpec) -> tuple[str, ...]:
+    backbone = spec.backbone or (preset.backbone if preset.source in _DECODERS else None)
+    if backbone is None:
         return ()
-    return (f"neck and heads on {spec.backbone} are random, from seed {spec.seed}",)
+    return (f"what stands on {backbone} is random, from seed {spec.seed}",)
 
 
 def _load(network: nn.Module, choice: Choice, head: Head | None) -> tuple[str, ...]:

@@ -74,7 +74,10 @@ def _from_file(weights: str) -> Choice:
 
 def _downloaded(published: Published | None, target: Preset | Prefixed) -> Path:
     if published is None:
-        raise WeightsError(f"Nobody publishes pretrained weights for {target.name} that bbx could read.")
+        raise WeightsError(
+            f"Nobody publishes pretrained weights for {target.name} that bbx could read.",
+            hint="Name a checkpoint: --weights FILE",
+        )
     if not reachable(published.url):
         hint = "Connect, or name a checkpoint: --weights FILE"
         if isinstance(target, Preset) and target.weights_package is not None:

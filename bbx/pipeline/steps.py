@@ -153,7 +153,9 @@ class ExportStep(Step):
     def dependencies(self) -> dict[str, Any]:
         if self.spec.weights_are_a_file:
             return {"weights": sha256_of(named_checkpoint(self.spec.weights))}
-        return {"weights": weights_at_hand(self.spec.name)} if self.spec.weights == "auto" else {}
+        if self.spec.weights != "auto":
+            return {}
+        return {"weights": weights_at_hand(self.spec.name, self.spec.backbone)}
 
     def to_request(self) -> dict[str, Any]:
         return {**Step.to_request(self), "spec": self.spec.to_request()}
