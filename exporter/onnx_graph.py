@@ -99,8 +99,17 @@ def _raised(model: ModelProto, opset: int) -> ModelProto:
     taken = [name for name in (value.name for value in graph.input) if name in weights and name not in given]
     _keep(graph.input, lambda value: value.name not in taken)
     graph.initializer.extend(weights[name] for name in taken)
+    _copy_metadata(model.graph, graph)
     converted.ir_version = max(converted.ir_version, model.ir_version, 4)
     return converted
+
+
+def _copy_metadata(source: GraphProto, converted: GraphProto) -> None:
+    """Give nodes back what their exporter wrote on them: the converter drops it, and keeps tensors' names."""
+    written = {node.output[0]: node.metadata_props for node in source.node if node.output}
+    for node in converted.node:
+        if node.output and node.output[0] in written:
+            node.metadata_props.extend(written[node.output[0]])
 
 
 def _keep(field: object, wanted: Callable[[ValueInfoProto], bool]) -> None:
