@@ -7,6 +7,7 @@ partner is counted. Masks and keypoints are then compared over the pairs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,11 @@ sigmoid is steepest; suppression then prefers another of two near-equal boxes, w
 same thing, and some detections more."""
 
 
+ENOUGH = 100
+"""Detections among which one may differ in any case: two boxes whose overlap is the threshold of suppression to
+the last bit are one detection or two, by the order of a sum."""
+
+
 def judge(
     distances: Sequence[DetectionDistance], tolerance: DetectionTolerance
 ) -> tuple[ParityVerdict, tuple[str, ...]]:
@@ -57,7 +63,9 @@ def judge(
         return "fail", found.malformed
     if not found.reference:
         return "inconclusive", ("The reference found nothing, so agreeing with it proves nothing.",)
-    if found.matched >= tolerance.matched * judged and found.extra <= tolerance.extra * judged:
+    if found.missing <= _at_most(1 - tolerance.matched, judged) and found.extra <= _at_most(
+        tolerance.extra, judged
+    ):
         if judged:
             return "pass", ()
         return "inconclusive", ("Every detection of the reference is borderline.",)
@@ -71,6 +79,11 @@ def judge(
             f"differ by up to {found.worst_score:.1e} (at most {tolerance.score})."
         )
     return "fail", (text,)
+
+
+def _at_most(share: float, count: int) -> int:
+    """How many of `count` detections that share is; from `ENOUGH` on, one at least."""
+    return max(math.floor(share * count + 1e-9), 1 if count >= ENOUGH else 0)
 
 
 def compare_detections(

@@ -339,3 +339,11 @@ def test_references_that_prove_nothing(references: list[dict[str, Any]], said: s
     assert parity.verdict == "inconclusive"
     assert any(said in reason for reason in parity.reasons), parity.reasons
     verify.require_parity(parity, "net.onnx", {})
+
+
+@pytest.mark.parametrize(("count", "verdict"), [(99, "fail"), (100, "pass")])
+def test_among_many_detections_one_may_be_decided_by_rounding(count: int, verdict: str) -> None:
+    distance = DetectionDistance(reference=count, candidate=count + 1, matched=count, extra=1)
+    assert judge([distance], DETECTION_TOLERANCES["fp32"])[0] == verdict
+    two = DetectionDistance(reference=count, candidate=count + 2, matched=count, extra=2)
+    assert judge([two], DETECTION_TOLERANCES["fp32"])[0] == "fail"
