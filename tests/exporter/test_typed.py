@@ -11,6 +11,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from bbx.errors import ExportError
 from bbx.exporter.emulate import emulated_from_typed
 from bbx.exporter.onnx_graph import tensor_infos
+from bbx.exporter.onnx_options import FLOAT32_MARK
 from bbx.exporter.to_typed import TypedGraph, typed_from_onnx
 from bbx.exporter.typed_policy import TensorRange
 
@@ -372,6 +373,23 @@ def test_old_opsets_are_raised(precision: str) -> None:
     assert typed.model.opset_import[0].version == (22 if precision == "bf16" else 13)
     assert set(_stored(typed)) >= {"w"}
     _check(model, typed, _weights(2, 3, 8, 8), 2e-2)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_what_the_exporter_marked_stays_in_fp32_at_any_opset(precision: str) -> None:
+    marked = helper.make_node("MatMul", ["c", "w"], ["a"], name="boxes")
+    marked.metadata_props.add(key=FLOAT32_MARK, value="works on boxes")
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["c"], name="convolution"),
+        marked,
+        helper.make_node("Relu", ["a"], ["y"]),
+    ]
+    typed = typed_from_onnx(_model(nodes, {"w": _weights(4, 4)}, opset=20), precision, {})
+    assert {node.name: node.reason for node in typed.kept}["boxes"] == "works on boxes"
+    types = tensor_infos(typed.model)
+    assert types["a"].elem_type == TensorProto.FLOAT
+    [half] = [node.output[0] for node in typed.model.graph.node if node.name == "convolution"]
+    assert types[half].elem_type == HALF[precision]
 
 
 def test_integer_results_and_unknown_operators_survive() -> None:
