@@ -28,6 +28,9 @@ _WIDTH = 100
 """Columns of a help text, whatever the terminal."""
 
 _ROOT = Path(__file__).parent.parent
+_NETWORK = ("convolutions", "matrix products")
+"""Parts of a detector's graph that are the network proper. In `static`, suppression adds to the second."""
+
 _RESULTS = _ROOT / "docs" / "results"
 """Measurements that are committed, each written by a command of the `Makefile`."""
 
@@ -174,7 +177,14 @@ def detectors_tables() -> str:
             for title in titles
         ),
     )
-    return "\n".join([whole, *(_parts_table(batch, found[batch]) for batch in batches)])
+    made = ", ".join(f"{library} {version}" for library, version in found["versions"].items())
+    return "\n".join(
+        [
+            f"Median of the rounds, {found['threads']} threads, {made}:\n",
+            whole,
+            *(_parts_table(batch, found[batch]) for batch in batches),
+        ]
+    )
 
 
 def _seconds(row: dict[str, Any] | None) -> str:
@@ -184,11 +194,26 @@ def _seconds(row: dict[str, Any] | None) -> str:
 def _parts_table(batch: str, rows: dict[str, Any]) -> str:
     """Seconds an inference and nodes that ran, by part of the graph."""
     graphs = {title: row["parts"] for title, row in rows.items() if "parts" in row}
-    parts = sorted({part for of_graph in graphs.values() for part in of_graph})
+    parts = sorted({part for of_graph in graphs.values() for part in of_graph}, key=_network_first)
+    rest = [_part(_sum(of_graph)) for of_graph in graphs.values()]
     return _table(
         (f"{batch}: seconds an inference (nodes run)", *graphs),
-        ([part, *(_part(of_graph.get(part)) for of_graph in graphs.values())] for part in parts),
+        [
+            *([part, *(_part(of_graph.get(part)) for of_graph in graphs.values())] for part in parts),
+            ["all but convolutions and matrix products", *rest],
+        ],
     )
+
+
+def _network_first(part: str) -> tuple[bool, str]:
+    """Sort key: the network proper first."""
+    return part not in _NETWORK, part
+
+
+def _sum(parts: dict[str, Any]) -> dict[str, Any]:
+    """What is not the network proper, as one part."""
+    small = [found for part, found in parts.items() if part not in _NETWORK]
+    return {key: sum(found[key] for found in small) for key in ("seconds", "nodes")}
 
 
 def _part(found: dict[str, Any] | None) -> str:
