@@ -49,8 +49,8 @@ same thing, and some detections more."""
 
 
 ENOUGH = 100
-"""Detections among which one may differ in any case: two boxes whose overlap is the threshold of suppression to
-the last bit are one detection or two, by the order of a sum."""
+"""Detections among which one may differ in any case: two boxes whose overlap is the threshold of suppression
+to the last bit are one detection or two, by the order of a sum."""
 
 
 def judge(
