@@ -22,6 +22,7 @@ from bbx.benchmarks.measure import Measurement, measure, profile_named
 from bbx.benchmarks.parity import against_reference, measured_path, recorded, worst
 from bbx.benchmarks.verdicts import judge, verdict_of
 from bbx.exporter.verify import Case
+from bbx.models.registry import lowered
 from bbx.models.spec import ModelSpec
 from bbx.process import progress
 from bbx.runners.base import Bound, Runner
@@ -84,7 +85,7 @@ def _opened(request: dict[str, Any]) -> Iterator[_Opened]:
     """Open the row's runner on its artefact, or on a module built here."""
     options = {name: request[name] for name in ("precision", "threads", "trust", "cuda_graph")}
     if request["artefact"] is None:
-        model = _built(request["spec"])
+        model = _built(request)
         with open_runner(request["runtime"], model, **options) as runner:
             yield _Opened(runner, model.preprocess, model.postprocess, model, None)
         return
@@ -95,10 +96,12 @@ def _opened(request: dict[str, Any]) -> Iterator[_Opened]:
         yield _Opened(runner, manifest.preprocess if manifest else None, means, None, manifest)
 
 
-def _built(spec: dict[str, Any]) -> Model:
+def _built(request: dict[str, Any]) -> Model:
+    """The row's model; a detector with torchvision's own operators where nothing has to be captured."""
     from bbx.models.build import build  # torch
 
-    return build(ModelSpec.from_request(spec))
+    captured = request["runtime"] != "eager" or request["cuda_graph"]
+    return build(lowered(ModelSpec.from_request(request["spec"]), "static" if captured else "onnx"))
 
 
 def _parity(
@@ -131,7 +134,7 @@ def _reference(request: dict[str, Any], opened: _Opened) -> Runner | None:
         return open_runner("ort-cpu", Path(request["reference"]))
     if request["runtime"] not in _TORCH_RUNTIMES or request["spec"] is None:
         return None
-    model = opened.model or _built(request["spec"])
+    model = opened.model or _built(request)
     from bbx.runners.eager import EagerRunner  # torch
 
     return EagerRunner(model.reference or model.module, model.inputs, model.outputs)
