@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT = Path("artifacts")
 
+MOST_SORTED = 3840
+"""The largest K of TensorRT's top-K layer."""
+
 _SPEC_DEFAULTS = {field.name: field.default for field in fields(ModelSpec) if field.name != "name"}
 _GRAPH_DEFAULTS: dict[str, Any] = {"batch": None, "dynamic_size": False, "opset": None, "exporter": "auto"}
 
@@ -204,6 +207,11 @@ def build_engine(
         raise UsageError(
             "--lowering onnx makes a graph with NonMaxSuppression, which TensorRT for RTX cannot build.",
             hint="Leave it out: engines are built from the static lowering.",
+        )
+    if (options.get("candidates") or 0) > MOST_SORTED:
+        raise UsageError(
+            f"--candidates {options['candidates']} cannot be built: TensorRT sorts {MOST_SORTED} at most.",
+            hint=f"Type: --candidates {MOST_SORTED}, or fewer.",
         )
     graph = _graph(model, precision, maker, options, half_io=False, last=False)
     step = EngineStep(

@@ -123,7 +123,7 @@ def _detections_text(parity: dict[str, Any]) -> str:
     scores = [each["worst_score"] for each in found if each["worst_score"] is not None]
     counted = (
         f"{matched} of {matched + missing} detections matched, {extra} extra; "
-        f"IoU at least {min(overlaps):.4f}, scores within {max(scores):.1e}"
+        f"worst partners: IoU {min(overlaps):.4f}, scores {max(scores):.1e} apart"
     )
     if heads:
         worst = max(distance["rel_l2"] for case in heads for distance in case["outputs"].values())

@@ -253,13 +253,19 @@ def _one_of(option: str, value: object, known: tuple[str, ...]) -> None:
 def _at_least(option: str, value: object, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         flag = "--" + option.replace("_", "-")
-        raise ModelError(f"{flag} must be a whole number of at least {least}, and is {value!r}.")
+        raise ModelError(
+            f"{flag} must be a whole number of at least {least}, and is {value!r}.",
+            hint=f"Type: {flag} {max(least, 1)}, or more.",
+        )
 
 
 def _share(option: str, value: object) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
         flag = "--" + option.replace("_", "-")
-        raise ModelError(f"{flag} must be at least 0 and below 1, and is {value!r}.")
+        raise ModelError(
+            f"{flag} must be at least 0 and below 1, and is {value!r}.",
+            hint=f"Type: {flag} 0.5, for example.",
+        )
 
 
 def _size(value: object) -> int | tuple[int, int]:

@@ -131,6 +131,7 @@ def main() -> None:
         for title, path in graphs.items():
             found["graphs"][title] = {"nodes": len(onnx.load(path, load_external_data=False).graph.node)}
         for batch in BATCHES:
+            print(f"measuring at batch {batch}", flush=True)
             found[f"batch {batch}"] = measured(model, graphs, batch, folder)
         found["versions"] = {"torch": torch.__version__, "onnxruntime": ort.__version__}
         found["threads"] = torch.get_num_threads()
