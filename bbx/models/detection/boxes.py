@@ -58,3 +58,16 @@ def take(values: Tensor, index: Tensor) -> Tensor:
     if values.ndim == 2:
         return values.gather(1, index)
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
+
+
+_LOWEST_LOGIT = -87.0
+"""Below it the exponential of the negative is no longer a float32."""
+
+
+def probability(logits: Tensor) -> Tensor:
+    """The sigmoid, float32, by which boxes are ranked, as far down as float32 can tell numbers apart.
+
+    ONNX Runtime's own is flat below -18, where a trained region proposal network puts most of an image; boxes
+    would lose their order.
+    """
+    return 1 / (1 + torch.exp(-logits.float().clamp(min=_LOWEST_LOGIT)))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bbx.models.detection.anchors import feature_maps, fixed_anchors, map_sizes
-from bbx.models.detection.boxes import clip, decode, sides_at_least, take
+from bbx.models.detection.boxes import clip, decode, probability, sides_at_least, take
 from bbx.models.detection.candidates import NO_LABEL, Candidates, Detections, best, detections
 from bbx.models.detection.keypoints import locate
 from bbx.models.detection.options import DetectionOptions
@@ -114,7 +114,7 @@ class FasterRCNN(nn.Module):
         logits, index = logits.topk(min(self.rpn.pre_nms_top_n(), logits.shape[1]), dim=1)
         anchors = functional.embedding(index, anchors)
         boxes = clip(decode(take(deltas, index), anchors, self.rpn.box_coder.weights), *self._size)
-        scores = logits.float().sigmoid()
+        scores = probability(logits)
         exist = sides_at_least(boxes, self.rpn.min_size) & (scores >= self.rpn.score_thresh)
         return boxes * exist[..., None], scores * exist
 
