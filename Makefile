@@ -17,8 +17,10 @@ demo: $(READY)  ## three models, under five minutes
 picture: $(READY)  ## the README's picture, from the committed report of the demo
 	$(BIN)/python docs/picture.py docs/results/demo/report.json docs/table.svg
 
+# Most tests wait for one thread of an exporter, so they run side by side; what measures time runs alone.
 test: $(READY)  ## everything that can be tested without a GPU
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore tests/benchmarks -n auto --maxprocesses 4 --dist loadscope
+	$(BIN)/python -m pytest tests/benchmarks
 
 scenes: $(READY)  ## train the detectors and the segmenter that tests use, anew (minutes on two idle cores)
 	$(BIN)/python -m tests.scenes
