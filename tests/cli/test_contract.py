@@ -148,7 +148,7 @@ def test_models_are_listed_for_people_and_for_scripts(bbx: Any) -> None:
     assert {"resnet50", "vit_b_16", "efficientnet_lite1"} <= names
     shown = bbx("models").stdout.split()
     assert names <= set(shown)
-    assert "Known: classification" in bbx("models", "--task", "segmentation").error
+    assert "Known: classification, detection" in bbx("models", "--task", "flying").error
 
 
 @pytest.mark.parametrize(

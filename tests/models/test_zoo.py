@@ -17,8 +17,9 @@ from bbx.models.heads import classifier_path
 from bbx.models.registry import presets
 from bbx.models.spec import ModelSpec, Preset
 
-_ALL = [pytest.param(entry, id=entry.name) for entry in presets()]
-_SLIDING = [pytest.param(entry, id=entry.name) for entry in presets() if entry.map_layout != "tokens"]
+_CLASSIFIERS = presets("classification")
+_ALL = [pytest.param(entry, id=entry.name) for entry in _CLASSIFIERS]
+_SLIDING = [pytest.param(entry, id=entry.name) for entry in _CLASSIFIERS if entry.map_layout != "tokens"]
 _SIDE = 128
 _WIDER = 64
 
