@@ -20,14 +20,16 @@ from typing import TYPE_CHECKING, Any
 from bbx.version import __version__
 
 if TYPE_CHECKING:
-    from bbx.api import bench, build, build_engine, export, postprocess, preprocess
+    from bbx.api import bench, build, build_engine, export
+    from bbx.by_manifest import postprocess, preprocess
 
 __all__ = ["__version__", "bench", "build", "build_engine", "export", "postprocess", "preprocess"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module("bbx.api"), name)
+        home = "bbx.by_manifest" if name in ("postprocess", "preprocess") else "bbx.api"
+        return getattr(import_module(home), name)
     raise AttributeError(f"module 'bbx' has no attribute {name!r}")
 
 

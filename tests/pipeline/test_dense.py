@@ -189,7 +189,8 @@ def test_boxes_stay_in_fp32_and_convolutions_do_not(
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_a_typed_segmenter(bbx: Any, tmp_path: Path, precision: str) -> None:
-    export(bbx, SEGMENTER, tmp_path, f"--{precision}")
+    document = export(bbx, SEGMENTER, tmp_path, f"--{precision}")
+    assert (document["precision"], document["parity"]["verdict"]) == (precision, "pass")
 
 
 # --- backbones --------------------------------------------------------------------------------------
