@@ -122,7 +122,7 @@ def test_a_detector_finds_in_every_form_what_torchvision_finds(learnt: Learnt, f
     assert _mean_ap(learnt, found) == pytest.approx(theirs, abs=POINTS)
 
 
-@pytest.mark.parametrize("form", ["torchscript", "onnx", "static"])
+@pytest.mark.parametrize("form", ["onnx", "static"])
 def test_detections_match_torchvisions_one_by_one(learnt: Learnt, form: str) -> None:
     """On 32 scenes and the photographs, in batches of 1, 2 and 5 by turns."""
     pictures = bbx.preprocess(photographs(), _manifest(learnt, form))
