@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bbx.exporter.detections import DETECTION_TOLERANCES, compare_detections
-from bbx.exporter.verify import TOLERANCES, Arrays, Case, Infer, Parity, compare
+from bbx.exporter.detections import DETECTION_TOLERANCES, DetectionTolerance, compare_detections
+from bbx.exporter.verify import TOLERANCES, Arrays, Case, Infer, Parity, Tolerance, compare
 from bbx.types import Postprocess, Precision
 
 _CLOSE = "Random weights score neighbouring boxes alike, and rounding decides between them:"
@@ -21,6 +21,7 @@ def judge(
     *,
     against: str,
     random_weights: bool = False,
+    tolerance: Tolerance | None = None,
 ) -> Parity:
     """Run the candidate on every case and judge it against the references, by what its outputs mean.
 
@@ -34,6 +35,7 @@ def judge(
         against: what the reference is, for the report.
         random_weights: nobody trained the network. Its detections are then too close to each other for a
             smaller type to agree on them, and where they differ that proves nothing: `inconclusive`.
+        tolerance: another one than the precision's; of a detector, a `DetectionTolerance`.
     """
     held_to: Precision = precision if precision in TOLERANCES else "fp16"
     if postprocess is not None and postprocess.task == "detection":
@@ -41,7 +43,7 @@ def judge(
             cases,
             references,
             infer,
-            DETECTION_TOLERANCES[held_to],
+            tolerance if isinstance(tolerance, DetectionTolerance) else DETECTION_TOLERANCES[held_to],
             against=against,
             threshold=postprocess.score_threshold or 0.0,
         )
@@ -50,4 +52,4 @@ def judge(
             reasons = (f"{_CLOSE} {parity.reasons[0]}", *parity.reasons[1:])
             return replace(parity, verdict="inconclusive", reasons=reasons)
         return parity
-    return compare(cases, references, infer, TOLERANCES[held_to], against=against)
+    return compare(cases, references, infer, tolerance or TOLERANCES[held_to], against=against)

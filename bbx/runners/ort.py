@@ -46,14 +46,19 @@ class OrtRunner(Runner):
         path: of the graph; its external data must stand in its own folder.
         provider: which execution provider must take the graph; falling back to another is an error.
         threads: intra-op threads; by default one a physical core.
+        exact: compute Q/DQ nodes as they are written; ONNX Runtime would fuse them into integer kernels,
+            which round the results of layers too.
 
     Raises:
         ArtifactError: on opening, the file is missing, truncated, invalid, or reaches outside its folder.
         UnavailableError: on opening, ONNX Runtime or the provider cannot be used here.
     """
 
-    def __init__(self, path: Path, *, provider: Provider = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path, *, provider: Provider = "cpu", threads: int | None = None, exact: bool = False
+    ) -> None:
         self._path = path
+        self._exact = exact
         self._provider: Provider = provider
         self._asked_threads = threads
         self._session: Any = None
@@ -69,6 +74,8 @@ class OrtRunner(Runner):
         options.log_severity_level = _ERROR_LEVEL
         if self._asked_threads is not None:
             options.intra_op_num_threads = self._asked_threads
+        if self._exact:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         self.threads = self._asked_threads
         provider: Any = _PROVIDERS[self._provider]
         if self._provider == "cuda":
