@@ -1,0 +1,98 @@
+"""Histograms of activations in one streaming pass, whatever the number of images.
+
+Only the tensors that get a scale leave ONNX Runtime, a batch at a time, and are counted and dropped; what
+stays is one histogram a tensor. Memory is that of one batch and of the graph, not of the images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, helper
+
+from bbx.calibration.histograms import Histogram
+from bbx.calibration.sessions import session
+from bbx.errors import BbxError
+from bbx.exporter.onnx_graph import all_names, tensor_infos
+from bbx.process import progress
+
+
+def collect(
+    model: ModelProto,
+    names: Sequence[str],
+    batches: Iterable[Mapping[str, NDArray[np.generic]]],
+    *,
+    images: int | None = None,
+) -> dict[str, Histogram]:
+    """Count the magnitudes of float32 tensors over all batches.
+
+    Args:
+        model: as `exporter.onnx_graph.prepared` made it.
+        names: inputs and activations of its main graph.
+        batches: feeds, read one at a time.
+        images: how many rows they have together, for the progress that is shown.
+
+    Returns:
+        A histogram of each name.
+
+    Raises:
+        BbxError: there is no batch, ONNX Runtime cannot run the graph, or a tensor held a NaN or an infinity:
+            then the images or the network are broken, and no scale would be right.
+    """
+    given = {value.name for value in model.graph.input}
+    inside = [name for name in names if name not in given]
+    histograms = {name: Histogram() for name in names}
+    rows = 0
+    with session(giving(model, inside), "calibration") as opened, ThreadPoolExecutor() as threads:
+        for feeds in batches:
+            found = dict(zip(inside, opened.run(feeds), strict=True)) if inside else {}
+            arrays = found | {name: feeds[name] for name in names if name in given}
+            list(threads.map(lambda name: histograms[name].add(arrays[name]), arrays))  # noqa: B023 - run here
+            rows += next((len(array) for array in feeds.values() if array.ndim), 1)
+            progress("calibrate", rows / images if images else None, f"{rows} images")
+            _refuse_broken(histograms, rows)
+    if not rows:
+        raise BbxError("Calibration needs at least one image.", hint="Name a folder: --calib DIR")
+    return histograms
+
+
+def _refuse_broken(histograms: Mapping[str, Histogram], rows: int) -> None:
+    broken = [name for name, histogram in histograms.items() if not histogram.finite]
+    if broken:
+        raise BbxError(
+            f"{len(broken)} tensors, the first of them {broken[0]!r}, hold a NaN or an infinity within the "
+            f"first {rows} images; no scale would be right.",
+            hint="Check the weights with `bbx export`, and the images for values that are not finite.",
+        )
+
+
+def giving(model: ModelProto, names: Sequence[str]) -> ModelProto:
+    """The part of a graph that these tensors need, with nothing but them as outputs."""
+    makers = {name: index for index, node in enumerate(model.graph.node) for name in node.output}
+    wanted, needed = [makers[name] for name in names], set[int]()
+    while wanted:
+        index = wanted.pop()
+        if index not in needed:
+            needed.add(index)
+            wanted += [makers[name] for name in _reads(model, index) if name in makers]
+    infos = tensor_infos(model)
+    part = ModelProto(ir_version=model.ir_version)
+    part.opset_import.extend(model.opset_import)
+    part.graph.name = model.graph.name
+    part.graph.input.extend(model.graph.input)
+    part.graph.node.extend(model.graph.node[index] for index in sorted(needed))
+    read = {name for index in needed for name in _reads(model, index)}
+    part.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in read)
+    part.graph.output.extend(
+        helper.make_tensor_value_info(name, infos[name].elem_type, None) for name in names
+    )
+    return part
+
+
+def _reads(model: ModelProto, index: int) -> set[str]:
+    """Names that a node reads, those of its subgraphs included."""
+    node = model.graph.node[index]
+    return set(node.input) | (all_names([node]) if any(a.HasField("g") for a in node.attribute) else set())

@@ -1,0 +1,97 @@
+"""ONNX Runtime sessions over graphs that exist in memory only."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from bbx.errors import BbxError, UnavailableError
+from bbx.exporter.onnx_io import PROTOBUF_LIMIT, save_onnx
+from bbx.runners.gpu import gpus
+
+_SILENT = 4
+"""It would print what is raised here as an error."""
+
+
+class Session:
+    """A graph in ONNX Runtime.
+
+    Attributes:
+        inputs, outputs: names.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, purpose: str) -> None:
+        self._session = session
+        self._purpose = purpose
+        self.inputs = tuple(each.name for each in session.get_inputs())
+        self.outputs = tuple(each.name for each in session.get_outputs())
+
+    def run(
+        self, feeds: Mapping[str, NDArray[Any]], wanted: Sequence[str] | None = None
+    ) -> list[NDArray[Any]]:
+        """The outputs, or those that are named.
+
+        Raises:
+            BbxError: ONNX Runtime cannot run the graph on these feeds.
+        """
+        try:
+            found: list[NDArray[Any]] = self._session.run(
+                None if wanted is None else list(wanted), dict(feeds)
+            )
+        except Exception as error:  # ONNX Runtime's errors share no base class
+            raise BbxError(f"ONNX Runtime cannot run the graph for {self._purpose}: {error}") from error
+        return found
+
+
+@contextmanager
+def session(model: ModelProto, purpose: str, *, exact: bool = False) -> Iterator[Session]:
+    """Open a graph; on CUDA where ONNX Runtime has it, else on the CPU.
+
+    Args:
+        purpose: what for, as in "cannot run the graph for …".
+        exact: compute Q/DQ nodes as written, in floating point, as TensorRT's numbers are; otherwise ONNX
+            Runtime may fuse them into integer kernels that also round the outputs of layers.
+
+    Raises:
+        BbxError: ONNX Runtime cannot load the graph.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _SILENT
+    if exact:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    providers = ["CPUExecutionProvider"]
+    if _has_gpu() and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        providers.insert(0, "CUDAExecutionProvider")
+    with tempfile.TemporaryDirectory(prefix="bbx-graph-") as folder:
+        try:
+            source = _source(model, Path(folder))
+            opened = onnxruntime.InferenceSession(source, options, providers=providers)
+        except Exception as error:  # ONNX Runtime's errors share no base class
+            raise BbxError(f"ONNX Runtime cannot load the graph for {purpose}: {error}") from error
+        yield Session(opened, purpose)
+
+
+def _source(model: ModelProto, folder: Path) -> bytes | str:
+    """What ONNX Runtime opens: the graph's bytes, or above protobuf's limit a file and its weights."""
+    if model.ByteSize() <= PROTOBUF_LIMIT:
+        serialised: bytes = model.SerializeToString()
+        return serialised
+    copy = ModelProto()  # saving moves the weights out of the graph that is saved
+    copy.CopyFrom(model)
+    save_onnx(copy, folder / "model.onnx")
+    return str(folder / "model.onnx")
+
+
+def _has_gpu() -> bool:
+    """Whether there is a GPU: ONNX Runtime complains aloud when it looks for one in vain."""
+    try:
+        return bool(gpus())
+    except UnavailableError:
+        return False
