@@ -6,52 +6,118 @@ stages is never a difference between two ways to read a picture.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from bbx.errors import BbxError
-from bbx.types import Preprocess
+from bbx.types import Preprocess, TensorSpec
 
 PHOTOGRAPHS = Path(__file__).parent / "photographs"
 """Folder of the photographs that bbx brings (public domain and CC0; see its README)."""
 
+DEFAULT_SIDE = 224
+"""Pixels along a dynamic height or width of a graph that says nothing about its images."""
+
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
+_FORMATS = (
+    "AVIF",
+    "BMP",
+    "DIB",
+    "GIF",
+    "JPEG",
+    "JPEG2000",
+    "PCX",
+    "PNG",
+    "PPM",
+    "QOI",
+    "TGA",
+    "TIFF",
+    "WEBP",
+)
+"""What is read, by Pillow's names. Pillow knows more: some only by name, and EPS is a program to be run."""
 
-def decode(path: Path) -> Image.Image:
+
+_REFUSALS = (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError)
+"""What Pillow's decoders raise on broken files, found by feeding them such."""
+
+
+def decode(path: Path, *, at_least: int | None = None) -> Image.Image:
     """Decode an image file to 8-bit RGB, upright.
 
-    EXIF orientation is applied, 16-bit greys are scaled to 8 bits, transparency is laid on white.
+    EXIF orientation is applied, 16 bits become 8, transparency is laid on white, ink (CMYK) becomes light,
+    and of several frames the first is taken. Colour profiles are not applied.
+
+    Args:
+        path: the file; every byte of its pixels is read, so that a truncated one is an error.
+        at_least: decode a JPEG no larger than needed for sides of this many pixels, which is several
+            times as fast; a look at the image, not the image. None for all pixels.
 
     Raises:
         BbxError: the file is missing, broken, or no image.
     """
     try:
-        with Image.open(path) as opened:
+        # As a stream: a file given by name is mapped into memory, and Pillow then garbles a TIFF on its side.
+        with path.open("rb") as stream, Image.open(stream, formats=_formats()) as opened:
+            if at_least is not None:
+                opened.draft(None, (at_least, at_least))
+            if opened.mode == "L" and "transparency" in opened.info:
+                opened.info["transparency"] *= _grey_step(opened)
             opened.load()
-            image = ImageOps.exif_transpose(opened)
+            return upright_rgb(opened)
     except FileNotFoundError as error:
         raise BbxError(f"There is no image {path}.") from error
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+    except UnidentifiedImageError as error:
+        raise BbxError(f"{path} cannot be decoded as an image: it is of no format that bbx reads.") from error
+    except _REFUSALS as error:
         raise BbxError(f"{path} cannot be decoded as an image: {error}.") from error
-    return _to_rgb(image)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+@cache
+def _formats() -> tuple[str, ...]:
+    """Of `_FORMATS`, those that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _grey_step(opened: ImageFile.ImageFile) -> int:
+    """By how much Pillow multiplies greys of 2 and 4 bits to make them 8, though not the one that is clear."""
+    stored = opened.tile[0].args if opened.tile else None
+    return {"L;2": 85, "L;4": 17}.get(stored, 1) if isinstance(stored, str) else 1
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A Pillow image of any mode as 8-bit RGB, turned as its EXIF orientation says.
+
+    Raises:
+        ValueError: its values are of a kind of which nobody says which is white.
+    """
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
-        scale = 255.0 / 65535.0 if values.max(initial=0.0) > 255.0 else 1.0
-        return Image.fromarray(np.clip(values * scale, 0, 255).round().astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        opaque = Image.new("RGBA", image.size, "white")
-        opaque.alpha_composite(image.convert("RGBA"))
-        return opaque.convert("RGB")
+        return _shallow(image)
+    if image.has_transparency_data:
+        paper = Image.new("RGBA", image.size, "white")
+        paper.alpha_composite(image.convert("RGBA"))
+        return paper.convert("RGB")
     return image.convert("RGB")
+
+
+def _shallow(image: Image.Image) -> Image.Image:
+    """Greys of 16 bits, or floats from 0 to 1, as RGB."""
+    values = np.asarray(image, dtype=np.float64)
+    white = 1.0 if image.mode == "F" else 65535.0
+    # Judged by its mode and never by its brightest pixel: a dark picture stays dark.
+    if values.size and not (values.min() >= 0 and values.max() <= white):
+        raise ValueError(f"it has values beyond 0 to {white:g}, and nothing says which of them is white")
+    grey = (values * (255.0 / white)).round().astype(np.uint8)
+    if "transparency" in image.info:
+        grey[values == image.info["transparency"]] = 255
+    return Image.fromarray(grey).convert("RGB")
 
 
 def apply(image: Image.Image, how: Preprocess) -> NDArray[np.generic]:
@@ -152,13 +218,35 @@ def noise_batch(how: Preprocess, batch: int, *, seed: int = 0) -> NDArray[np.gen
     return generator.standard_normal(shape, dtype=np.float32)
 
 
+def noise_feeds(
+    inputs: tuple[TensorSpec, ...], batch: int, *, seed: int | Sequence[int]
+) -> dict[str, NDArray[np.generic]]:
+    """Seeded noise for every input: normal for floats, 0..255 for bytes, 0 or 1 for other integers.
+
+    A leading dynamic dimension becomes `batch`; a further one `DEFAULT_SIDE` in an image and 1 elsewhere.
+    """
+    generator = np.random.default_rng(seed)
+    feeds: dict[str, NDArray[np.generic]] = {}
+    for spec in inputs:
+        fill = DEFAULT_SIDE if len(spec.shape) == 4 else 1
+        shape = tuple(
+            (batch if axis == 0 else fill) if size is None else size for axis, size in enumerate(spec.shape)
+        )
+        if "float" in spec.dtype:
+            feeds[spec.name] = generator.standard_normal(shape, dtype=np.float32).astype(spec.dtype)
+        else:
+            top = 256 if spec.dtype == "uint8" else 2
+            feeds[spec.name] = generator.integers(0, top, shape).astype(spec.dtype)
+    return feeds
+
+
 def image_files(folder: Path) -> list[Path]:
     """Image files below `folder`, sorted by path.
 
     Raises:
         BbxError: the folder is missing or holds no image file.
     """
-    known = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
+    known = {suffix for suffix, name in Image.registered_extensions().items() if name in _formats()}
     if not folder.is_dir():
         raise BbxError(f"There is no folder {folder}.", hint="Name a folder of images.")
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in known and p.is_file())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bbx.errors import UsageError
 from bbx.exporter.verify import Case
-from bbx.images import photograph_batch
-from bbx.pipeline.cases import fixed_batch, guess_preprocess, noise_feeds
+from bbx.images import noise_feeds, photograph_batch
+from bbx.pipeline.cases import fixed_batch, guess_preprocess
 from bbx.types import Preprocess, TensorSpec
 
 _SEED = 30_000

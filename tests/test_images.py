@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import struct
+import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -36,39 +39,186 @@ def test_pictures_are_turned_upright(tmp_path: Path, orientation: int) -> None:
     assert np.array_equal(images.decode(tmp_path / "picture.png"), upright)
 
 
+def _pixels(path: Path) -> list[list[int]]:
+    """The first line of a decoded image."""
+    return np.asarray(images.decode(path))[0].tolist()
+
+
+def _grey(*values: int) -> list[list[int]]:
+    return [[value] * 3 for value in values]
+
+
+def _words(*values: int) -> bytes:
+    """Values of 16 bits, as PNG and PPM store them."""
+    return struct.pack(f">{len(values)}H", *values)
+
+
+@dataclass(frozen=True)
+class Png:
+    """A PNG of one line and what it shows; made chunk by chunk, since Pillow writes few of its depths.
+
+    Attributes:
+        colour: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGBA.
+        depth: bits a channel.
+        chunks: what stands between the header and the pixels.
+    """
+
+    colour: int
+    depth: int
+    line: bytes
+    shows: list[list[int]]
+    chunks: dict[str, bytes] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        header = struct.pack(">IIBBBBB", len(self.shows), 1, self.depth, self.colour, 0, 0, 0)
+        chunks = {"IHDR": header, **self.chunks, "IDAT": zlib.compress(b"\0" + self.line), "IEND": b""}
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(self._chunk(*chunk) for chunk in chunks.items()))
+
+    @staticmethod
+    def _chunk(name: str, content: bytes) -> bytes:
+        body = name.encode() + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+CLEAR = [255, 255, 255]
+PALETTE = {"PLTE": bytes([10, 20, 30, 40, 50, 60, 70, 80, 90])}
+PNGS = {
+    "1-bit": Png(0, 1, bytes([0b101_00000]), _grey(255, 0, 255)),
+    "2-bit": Png(0, 2, bytes([0b00_01_10_11]), _grey(0, 85, 170, 255)),
+    "4-bit": Png(0, 4, bytes([0x1F]), _grey(17, 255)),
+    "8-bit": Png(0, 8, bytes([0, 7, 255]), _grey(0, 7, 255)),
+    "16-bit": Png(0, 16, _words(0, 257 * 100, 0xFFFF, 255), _grey(0, 100, 255, 1)),
+    "16-bit and dark": Png(0, 16, _words(0, 128, 255), _grey(0, 0, 1)),
+    "2-bit with key": Png(0, 2, bytes([0b00_01_0000]), _grey(0, 255), {"tRNS": _words(1)}),
+    "4-bit with key": Png(0, 4, bytes([0x12]), _grey(17, 255), {"tRNS": _words(2)}),
+    "16-bit with key": Png(0, 16, _words(0, 9000), _grey(0, 255), {"tRNS": _words(9000)}),
+    "RGB": Png(2, 8, bytes([1, 2, 3]), [[1, 2, 3]]),
+    "RGB with key": Png(2, 8, bytes([1, 2, 3, 4, 5, 6]), [CLEAR, [4, 5, 6]], {"tRNS": _words(1, 2, 3)}),
+    "16-bit RGB": Png(2, 16, _words(0, 0x8000, 0xFFFF, 0x1200, 0x0100, 0), [[0, 128, 255], [18, 1, 0]]),
+    "RGBA": Png(6, 8, bytes([0, 0, 0, 0, 10, 20, 30, 255]), [CLEAR, [10, 20, 30]]),
+    "16-bit RGBA": Png(6, 16, _words(0, 0, 0, 0, 0, 0xFFFF, 0, 0x8000), [CLEAR, [127, 255, 127]]),
+    "grey and alpha": Png(4, 8, bytes([0, 0, 100, 255]), _grey(255, 100)),
+    "16-bit grey and alpha": Png(4, 16, _words(0, 0, 0x8000, 0xFFFF), _grey(255, 128)),
+    "palette": Png(3, 2, bytes([0b10_00_0000]), [[70, 80, 90], [10, 20, 30]], PALETTE),
+    "palette with alpha": Png(
+        3,
+        8,
+        bytes([0, 1, 2]),
+        [CLEAR, [147, 152, 157], [70, 80, 90]],
+        {**PALETTE, "tRNS": bytes([0, 128])},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PNGS)
+def test_every_kind_of_png(tmp_path: Path, kind: str) -> None:
+    PNGS[kind].save(tmp_path / "picture.png")
+    assert _pixels(tmp_path / "picture.png") == PNGS[kind].shows
+
+
+@pytest.mark.parametrize("name", ["ink.jpg", "ink.tif"])
+def test_ink_becomes_light(tmp_path: Path, name: str) -> None:
+    """A JPEG stores ink inverted, as Adobe's programs do, and says so; a TIFF does not."""
+    ink = Image.new("CMYK", (64, 16))
+    for index, colour in enumerate([(255, 0, 0, 0), (0, 255, 255, 0), (0, 0, 0, 255), (0, 0, 0, 0)]):
+        ink.paste(colour, (16 * index, 0, 16 * index + 16, 16))
+    ink.save(tmp_path / name, **({"quality": 100} if name.endswith("jpg") else {}))
+    if name.endswith("jpg"):
+        assert b"Adobe" in (tmp_path / name).read_bytes()
+    seen = _pixels(tmp_path / name)
+    assert [seen[8], seen[24], seen[40], seen[56]] == [[0, 255, 255], [255, 0, 0], [0, 0, 0], [255, 255, 255]]
+
+
+def test_the_ink_of_a_real_photograph(tmp_path: Path) -> None:
+    """Converted to ink and back, a photograph stays itself; inverted, it would be its own negative."""
+    photograph = images.decode(images.PHOTOGRAPHS / "coffee.jpg").resize((96, 64))
+    photograph.convert("CMYK").save(tmp_path / "ink.jpg", quality=100)
+    seen = np.asarray(images.decode(tmp_path / "ink.jpg"), np.float64)
+    assert np.abs(seen - np.asarray(photograph)).mean() < 3
+
+
+def test_floats_and_deep_integers(tmp_path: Path) -> None:
+    path = tmp_path / "deep.tif"
+    Image.fromarray(np.float32([[0, 0.5, 1]])).save(path)
+    assert _pixels(path) == _grey(0, 128, 255)
+    Image.fromarray(np.int32([[0, 257, 65535]])).save(path)
+    assert _pixels(path) == _grey(0, 1, 255)
+    (tmp_path / "deep.ppm").write_bytes(b"P5 2 1 65535\n" + _words(257, 0xFFFF))
+    assert _pixels(tmp_path / "deep.ppm") == _grey(1, 255)
+    for beyond in (
+        np.float32([[0, 1.5]]),
+        np.float32([[0, np.nan]]),
+        np.int32([[0, 65536]]),
+        np.int32([[-1, 0]]),
+    ):
+        Image.fromarray(beyond).save(path)
+        with pytest.raises(BbxError, match="nothing says which of them is white"):
+            images.decode(path)
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
 @pytest.mark.parametrize(
-    ("values", "dtype", "wanted"),
+    ("orientation", "turned"),
     [
-        ([[0, 65535]], np.uint16, [0, 255]),
-        ([[0, 257 * 100]], np.uint16, [0, 100]),
-        ([[0, 7]], np.uint8, [0, 7]),
+        (1, [[0, 40, 80], [120, 160, 200]]),
+        (3, [[200, 160, 120], [80, 40, 0]]),
+        (6, [[120, 0], [160, 40], [200, 80]]),
+        (8, [[80, 200], [40, 160], [0, 120]]),
     ],
 )
-def test_greys_become_eight_bits(
-    tmp_path: Path, values: list[list[int]], dtype: type, wanted: list[int]
+def test_tiffs_are_turned_once(
+    tmp_path: Path, compression: str, orientation: int, turned: list[list[int]]
 ) -> None:
-    Image.fromarray(np.array(values, dtype)).save(tmp_path / "grey.png")
-    decoded = np.asarray(images.decode(tmp_path / "grey.png"))
-    assert decoded.shape == (1, 2, 3)
-    assert decoded[0, :, 0].tolist() == wanted
-    assert (decoded == decoded[..., :1]).all()
+    """Pillow turns a TIFF itself, and garbles one on its side that it maps into memory."""
+    stored = Image.fromarray(np.uint8([[0, 40, 80], [120, 160, 200]]))
+    stored.save(tmp_path / "turned.tif", tiffinfo={0x0112: orientation}, compression=compression)
+    assert np.asarray(images.decode(tmp_path / "turned.tif"))[..., 0].tolist() == turned
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_what_is_transparent_becomes_white(tmp_path: Path, mode: str) -> None:
-    picture = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
-    if mode == "P":
-        picture = picture.convert("P")
-        picture.info["transparency"] = picture.getpixel((0, 0))
-    picture.convert(mode).save(tmp_path / "clear.png", transparency=picture.info.get("transparency"))
-    assert np.asarray(images.decode(tmp_path / "clear.png")).min() == 255
+def test_of_several_frames_the_first(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (2, 1), colour) for colour in (RED, BLUE)]
+    for name in ("frames.gif", "frames.tif", "frames.png"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        assert _pixels(tmp_path / name) == [[*RED], [*RED]]
 
 
-@pytest.mark.parametrize("mode", ["CMYK", "1", "YCbCr"])
-def test_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
-    name = "picture.png" if mode == "1" else "picture.jpg"
-    Image.new("RGB", (8, 8), WHITE).convert(mode).save(tmp_path / name)
-    assert np.asarray(images.decode(tmp_path / name)).shape == (8, 8, 3)
+def test_formats_that_are_programs_are_not_opened(tmp_path: Path) -> None:
+    _quarters().save(tmp_path / "program.eps")
+    with pytest.raises(BbxError, match="of no format that bbx reads"):
+        images.decode(tmp_path / "program.eps")
+    with pytest.raises(BbxError, match="holds no image files"):
+        images.image_files(tmp_path)
+
+
+def test_a_look_is_smaller_and_the_same(tmp_path: Path) -> None:
+    path = images.PHOTOGRAPHS / "coffee.jpg"
+    whole, look = images.decode(path), images.decode(path, at_least=64)
+    assert 64 <= min(look.size) < min(whole.size) / 2
+    small = np.asarray(whole.resize(look.size, Image.Resampling.BOX), np.float64)
+    assert np.abs(small - np.asarray(look)).mean() < 3
+    (tmp_path / "cut.jpg").write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(BbxError, match="cannot be decoded"):
+        images.decode(tmp_path / "cut.jpg", at_least=64)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "tif", "webp", "avif", "bmp", "jp2"])
+def test_damaged_files_are_decoded_or_named(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"damaged.{suffix}"
+    images.decode(images.PHOTOGRAPHS / "coffee.jpg").resize((64, 48)).save(path)
+    whole = path.read_bytes()
+    generator = np.random.default_rng(0)
+    named = 0
+    for _ in range(60):
+        damaged = bytearray(whole[: generator.integers(len(whole) // 2, len(whole) + 1)])
+        for place in generator.integers(0, len(damaged), 4):
+            damaged[place] = generator.integers(256)
+        path.write_bytes(damaged)
+        try:
+            assert images.decode(path).mode == "RGB"
+        except BbxError:  # any other exception ends the test
+            named += 1
+    assert named > 0
 
 
 def test_what_cannot_be_decoded_is_one_line(tmp_path: Path) -> None:

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from bbx import images
 from bbx.exporter.verify import Case
+from bbx.images import DEFAULT_SIDE, noise_feeds
 from bbx.types import Preprocess, Task, TensorSpec
-
-DEFAULT_SIDE = 224
-"""Pixels along a dynamic height or width of a graph that says nothing about its images."""
 
 _NOISE_SEED = 20_000
 
@@ -70,26 +64,6 @@ def guess_preprocess(inputs: tuple[TensorSpec, ...]) -> Preprocess | None:
                 dtype="uint8" if dtype == "uint8" else "float32",
             )
     return None
-
-
-def noise_feeds(inputs: tuple[TensorSpec, ...], batch: int, *, seed: int) -> dict[str, NDArray[Any]]:
-    """Seeded noise for every input: normal for floats, 0..255 for bytes, 0 or 1 for other integers.
-
-    A leading dynamic dimension becomes `batch`; a further one `DEFAULT_SIDE` in an image and 1 elsewhere.
-    """
-    generator = np.random.default_rng(seed)
-    feeds: dict[str, NDArray[Any]] = {}
-    for spec in inputs:
-        fill = DEFAULT_SIDE if len(spec.shape) == 4 else 1
-        shape = tuple(
-            (batch if axis == 0 else fill) if size is None else size for axis, size in enumerate(spec.shape)
-        )
-        if "float" in spec.dtype:
-            feeds[spec.name] = generator.standard_normal(shape, dtype=np.float32).astype(spec.dtype)
-        else:
-            top = 256 if spec.dtype == "uint8" else 2
-            feeds[spec.name] = generator.integers(0, top, shape).astype(spec.dtype)
-    return feeds
 
 
 def fixed_batch(inputs: tuple[TensorSpec, ...]) -> int | None:
