@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from bbx.errors import BbxError, Cancelled, CheckFailed, ExhaustedError, error_named
 
@@ -98,6 +98,49 @@ _GRACE_S = 5.0
 """How long a cancelled task may take to clean up before it is killed."""
 
 
+class Child(Protocol):
+    """A process that carries out a task; the leader of a session of its own."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, negative for a signal; raises `subprocess.TimeoutExpired`."""
+
+
+Launch = Callable[[str, dict[str, Any], IO[str], int, IO[str]], Child]
+"""Starts the worker of a task: its name, its request, a file that holds the request and becomes stdin, the
+descriptor that events are written to, and the file that becomes stdout and stderr."""
+
+
+def in_fresh_interpreter(
+    name: str, _values: dict[str, Any], request: IO[str], event_fd: int, log: IO[str]
+) -> Child:
+    """Start a task in a new interpreter."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "bbx.worker", name, str(event_fd)],
+        stdin=request,
+        stdout=log,
+        stderr=log,
+        pass_fds=(event_fd,),
+        start_new_session=True,
+    )
+
+
+_launch: ContextVar[Launch] = ContextVar("bbx_launch", default=in_fresh_interpreter)
+
+
+@contextlib.contextmanager
+def launching(launch: Launch) -> Iterator[None]:
+    """Have `run_task` start its children with `launch` meanwhile."""
+    token = _launch.set(launch)
+    try:
+        yield
+    finally:
+        _launch.reset(token)
+
+
 def run_task(name: str, request: dict[str, Any], *, listener: Listener = silent) -> dict[str, Any]:
     """Run a task in a child process and return its document.
 
@@ -112,32 +155,38 @@ def run_task(name: str, request: dict[str, Any], *, listener: Listener = silent)
         ExhaustedError: the child was killed, as the kernel does when memory runs out.
     """
     read_end, write_end = os.pipe()
-    with tempfile.TemporaryFile("w+") as log, os.fdopen(read_end) as events:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "bbx.worker", name, str(write_end)],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            pass_fds=(write_end,),
-            start_new_session=True,
-            text=True,
-        )
-        os.close(write_end)
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        tempfile.TemporaryFile("w+") as stdin,
+        os.fdopen(read_end) as events,
+    ):
+        json.dump(request, stdin)
+        stdin.flush()
+        stdin.seek(0)
         try:
-            outcome = _converse(child, request, events, listener)
-            child.wait()
-        except KeyboardInterrupt:
-            _stop(child)
-            raise Cancelled("Cancelled.") from None
+            child = _launch.get()(name, request, stdin, write_end, log)
         finally:
-            if child.poll() is None:
-                _stop(child)
+            os.close(write_end)
+        outcome, code = _outcome(child, events, listener)
         if outcome is None:
-            raise _crash(name, child.returncode, _tail(log))
+            raise _crash(name, code, _tail(log))
     if "error" in outcome:
         raise _raised(outcome)
     document: dict[str, Any] = outcome["document"]
     return document
+
+
+def _outcome(child: Child, events: IO[str], listener: Listener) -> tuple[dict[str, Any] | None, int]:
+    """What a child answered, if it did, and its exit code; whatever happens here, it is gone afterwards."""
+    try:
+        with _stopped_on_request(child):
+            return _converse(events, listener), child.wait()
+    except KeyboardInterrupt:
+        _stop(child)
+        raise Cancelled("Cancelled.") from None
+    except BaseException:
+        _stop(child)
+        raise
 
 
 def _raised(outcome: dict[str, Any]) -> BbxError:
@@ -148,13 +197,8 @@ def _raised(outcome: dict[str, Any]) -> BbxError:
     return kind(outcome["message"], hint=outcome["hint"])
 
 
-def _converse(
-    child: subprocess.Popen[str], request: dict[str, Any], events: IO[str], listener: Listener
-) -> dict[str, Any] | None:
-    """Hand over the request, pass events on, and return the outcome; None when there was none."""
-    assert child.stdin is not None  # Popen was given a pipe
-    with contextlib.suppress(BrokenPipeError), child.stdin:
-        json.dump(request, child.stdin)
+def _converse(events: IO[str], listener: Listener) -> dict[str, Any] | None:
+    """Pass events on, and return the outcome; None when there was none."""
     for line in events:
         message: dict[str, Any] = json.loads(line)
         match message.pop("kind"):
@@ -167,7 +211,27 @@ def _converse(
     return None
 
 
-def _stop(child: subprocess.Popen[str]) -> None:
+_running: set[Child] = set()
+
+
+@contextlib.contextmanager
+def _stopped_on_request(child: Child) -> Iterator[None]:
+    """Let `interrupt_tasks` find the child meanwhile."""
+    _running.add(child)
+    try:
+        yield
+    finally:
+        _running.discard(child)
+
+
+def interrupt_tasks() -> None:
+    """Press Ctrl-C in every task that runs, on whatever thread it was started; those threads see the rest."""
+    for child in tuple(_running):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGINT)
+
+
+def _stop(child: Child) -> None:
     """End the child and whatever it started: politely, then not."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGINT)

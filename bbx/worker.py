@@ -1,14 +1,21 @@
-"""The child's side of `bbx.process.run_task`: `python -m bbx.worker package.module:function EVENT_FD`."""
+"""The child's side of `bbx.process.run_task`: `python -m bbx.worker package.module:function EVENT_FD`.
+
+And of `bbx.warm`: `python -m bbx.worker --serve SOCKET_FD MODULE…` imports the modules and forks a child for
+each task that it is sent.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import json
 import os
 import signal
+import socket
 import sys
+import traceback
 from typing import Any
 
 from bbx.errors import BbxError, Cancelled, CheckFailed, ExhaustedError
@@ -66,5 +73,53 @@ def _main(name: str, event_fd: int) -> None:
     os._exit(0)
 
 
+def _serve(connection: socket.socket, imports: list[str]) -> None:
+    """Fork a child for each task, one at a time, until the caller hangs up.
+
+    The caller sends a line with the task's name and three descriptors: its request, where events go, and its
+    log. It gets a line with the child's process id, and one with its exit code.
+    """
+    _die_with_parent()
+    for module in imports:
+        # What is missing is for the task to say, in the words of its own error.
+        with contextlib.suppress(ImportError, OSError):
+            importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # so that a collection in a child does not copy every page it shares with the server
+    while True:
+        line, handles, _, _ = socket.recv_fds(connection, 4096, 3)
+        if not line:
+            return
+        pid = os.fork()
+        if pid == 0:
+            connection.close()
+            _run_forked(line.decode().strip(), *handles)
+        with contextlib.suppress(OSError):  # the child does it too: whoever comes first
+            os.setpgid(pid, pid)
+        for handle in handles:
+            os.close(handle)
+        connection.sendall(json.dumps({"pid": pid}).encode() + b"\n")
+        _, status = os.waitpid(pid, 0)
+        connection.sendall(json.dumps({"code": os.waitstatus_to_exitcode(status)}).encode() + b"\n")
+
+
+def _run_forked(name: str, request: int, event_fd: int, log: int) -> None:
+    """Be the worker of one task, in the child of a fork; does not return."""
+    try:
+        os.setpgid(0, 0)
+        for source, target in ((request, 0), (log, 1), (log, 2)):
+            os.dup2(source, target)
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - it lives as long as the process
+        _main(name, event_fd)
+    except BaseException:  # noqa: BLE001 - a child must never return into the server's loop
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(1)
+
+
 if __name__ == "__main__":
-    _main(sys.argv[1], int(sys.argv[2]))
+    if sys.argv[1] == "--serve":
+        _serve(socket.socket(fileno=int(sys.argv[2])), sys.argv[3:])
+    else:
+        _main(sys.argv[1], int(sys.argv[2]))
