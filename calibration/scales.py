@@ -122,8 +122,8 @@ def _cache_text(path: Path, scales: Mapping[str, TensorScale]) -> str:
     for name, scale in scales.items():
         if scale.zero_point != 0 or scale.dtype != "int8":
             raise ArtifactError(
-                f"{path} cannot hold the scale of {name!r}: a calibration cache knows INT8 with zero point 0, "
-                f"and it is {scale.dtype} with zero point {scale.zero_point}.",
+                f"{path} cannot hold the scale of {name!r}: a calibration cache knows INT8 with zero point "
+                f"0, and it is {scale.dtype} with zero point {scale.zero_point}.",
                 hint=f"Type: {path.with_suffix('.json').name}",
             )
         if "\n" in name:
