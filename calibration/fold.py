@@ -1,0 +1,40 @@
+"""Batch normalisations folded into the layers before them, which is where TensorRT computes them."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import ModelProto
+from onnxscript.rewriter import rewrite
+from onnxscript.rewriter.rules.common import (
+    fuse_batchnorm_into_conv_rule,
+    fuse_batchnorm_into_conv_transpose_rule,
+    fuse_batchnorm_into_gemm_rule,
+)
+
+from bbx.exporter import onnx_graph
+
+_RULES = (
+    fuse_batchnorm_into_conv_rule,
+    fuse_batchnorm_into_conv_transpose_rule,
+    fuse_batchnorm_into_gemm_rule,
+)
+
+
+def folded(model: ModelProto) -> ModelProto:
+    """A graph whose convolutions and matrix products hold the batch normalisations that follow them.
+
+    bbx's own exports are folded already; a graph from elsewhere may not be.
+
+    Args:
+        model: as `exporter.onnx_graph.prepared` made it; given back as it is where there is nothing to fold.
+
+    Raises:
+        ExportError: the result is not a valid graph.
+    """
+    if not any(node.op_type == "BatchNormalization" for node in model.graph.node):
+        return model
+    result: onnx.ModelProto = rewrite(model, pattern_rewrite_rules=_RULES)
+    prepared = onnx_graph.prepared(result, opset=onnx_graph.opset_of(model))
+    onnx_graph.infer_and_check(prepared)
+    del prepared.graph.value_info[:]
+    return prepared

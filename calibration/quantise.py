@@ -1,0 +1,207 @@
+"""From an FP32 graph and images to a quantised graph: the whole of calibration, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import numpy as np
+from onnx import ModelProto, numpy_helper
+
+from bbx.calibration.choose import Laboratory, Trial, choose_kept, choose_methods, scales_by
+from bbx.calibration.collect import collect
+from bbx.calibration.fold import folded
+from bbx.calibration.judged import Batches, Judge, judge_by
+from bbx.calibration.placement import Layer, Placement, place
+from bbx.calibration.thresholds import Method, method_named
+from bbx.calibration.to_qdq import EIGHT_BIT_TYPES, EightBit, QuantisedWeight, qdq_from_onnx
+from bbx.calibration.weights import quantised_weight
+from bbx.errors import ExportError, UsageError, did_you_mean
+from bbx.exporter import onnx_graph
+from bbx.exporter.typed_policy import KeptNode
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to quantise a graph.
+
+    Attributes:
+        kind: `int8` or `fp8` (E4M3).
+        method: `auto`, or one method for all activations (see `thresholds.Method`).
+        keep: patterns (`*`, `?`) of the names of layers to leave in floating point.
+        scales: of activations, instead of calibrating; a tensor it does not name is calibrated.
+    """
+
+    kind: EightBit = "int8"
+    method: Method = AUTO
+    keep: tuple[str, ...] = ()
+    scales: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.method != AUTO:
+            method_named(self.method)
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """What a graph is calibrated with.
+
+    Attributes:
+        calibration: the ranges are taken from these.
+        held_out: choices are made by these.
+        count: images in `calibration`, for the progress that is shown.
+    """
+
+    calibration: Batches
+    held_out: Batches
+    count: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """A quantised graph and how it came about.
+
+    Attributes:
+        model: with Q/DQ nodes and weights in eight bits; passes the checker.
+        source: the FP32 graph that it was made from: prepared, batch norms folded.
+        placement: what is quantised and what is not.
+        scales: by activation.
+        weights: by initialiser.
+        methods: by activation; `given` where the scale was.
+        judge: how far any graph is from `source` on the held-out images.
+        error: of `model`, by that judge.
+        trials: what was tried on the way.
+    """
+
+    model: ModelProto
+    source: ModelProto
+    placement: Placement
+    scales: Mapping[str, float]
+    weights: Mapping[str, QuantisedWeight]
+    methods: Mapping[str, Method]
+    judge: Judge
+    error: float
+    trials: tuple[Trial, ...]
+    kind: EightBit
+
+    @property
+    def kept(self) -> tuple[KeptNode, ...]:
+        """Convolutions and matrix products that stay in floating point, and why."""
+        return self.placement.kept
+
+    def keeping(self, layers: Mapping[str, str]) -> ModelProto:
+        """The graph with these layers in floating point too, by name with the reason."""
+        already = {node.name: node.reason for node in self.kept}
+        placement = place(self.source, keep=already | dict(layers))
+        return qdq_from_onnx(self.source, placement, self.scales, self.weights, self.kind)
+
+
+def quantised_from_onnx(model: ModelProto, recipe: Recipe, images: Images) -> Quantised:
+    """Calibrate a graph and put Q/DQ nodes in.
+
+    Args:
+        model: FP32, from any exporter; it is not changed.
+
+    Raises:
+        ExportError: there is nothing to quantise in it, or it is quantised already.
+        UsageError: a pattern of `recipe.keep` or a name of `recipe.scales` matches nothing.
+        BbxError: ONNX Runtime cannot run it on the images, or a value is not finite.
+    """
+    source = prepared_for(model, recipe.kind)
+    keep = _kept_by_name(place(source), recipe.keep)
+    placement = place(source, keep=keep)
+    if not placement.layers:
+        raise ExportError(
+            "There is nothing to quantise in this graph: "
+            + ("; ".join(sorted({node.reason for node in placement.kept})) or "it has no layer with weights")
+            + "."
+        )
+    _check_given(recipe.scales, placement)
+    histograms = collect(source, placement.activations, images.calibration(), images=images.count)
+    judge = judge_by(source, images.held_out)
+    weights = rounded_weights(source, placement.layers, recipe.kind, sharp=recipe.method != "max")
+    lab = Laboratory(source, weights, judge, recipe.kind)
+    methods, trials = dict.fromkeys(placement.activations, recipe.method), list[Trial]()
+    if recipe.method == AUTO:
+        methods, trials = choose_methods(lab, placement, histograms)
+    scales = scales_by(histograms, methods, recipe.kind) | dict(recipe.scales)
+    methods |= dict.fromkeys(recipe.scales, "given")
+    if recipe.method == AUTO:
+        chosen, more = choose_kept(lab, placement, scales)
+        trials += more
+        placement = place(source, keep=keep | chosen)
+    quantised = qdq_from_onnx(source, placement, scales, weights, recipe.kind)
+    scales = {name: scales[name] for name in placement.activations}
+    return Quantised(
+        model=quantised,
+        source=source,
+        placement=placement,
+        scales=scales,
+        weights={layer.weight: weights[layer.weight] for layer in placement.layers},
+        methods={name: methods[name] for name in placement.activations},
+        judge=judge,
+        error=judge.error(quantised),
+        trials=tuple(trials),
+        kind=recipe.kind,
+    )
+
+
+def prepared_for(model: ModelProto, kind: EightBit) -> ModelProto:
+    """A graph in the form that calibration works on: at the opset it needs, batch norms folded.
+
+    Raises:
+        ExportError: it has Q/DQ nodes already, or its opset cannot be raised.
+    """
+    quantised = [n for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    if quantised:
+        raise ExportError(
+            f"This graph is quantised already: it has {len(quantised)} Q/DQ nodes.",
+            hint="Name the FP32 graph that it was made from.",
+        )
+    return folded(onnx_graph.prepared(model, opset=EIGHT_BIT_TYPES[kind].least_opset))
+
+
+def rounded_weights(
+    source: ModelProto, layers: Sequence[Layer], kind: EightBit, *, sharp: bool
+) -> dict[str, QuantisedWeight]:
+    """Every layer's weight in eight bits, rounded to nearest.
+
+    Args:
+        sharp: let a channel's largest weights saturate where that lowers its squared error.
+
+    Raises:
+        ExportError: a weight is not finite.
+    """
+    tensors = {tensor.name: tensor for tensor in source.graph.initializer}
+    found: dict[str, QuantisedWeight] = {}
+    for layer in layers:
+        values = numpy_helper.to_array(tensors[layer.weight])
+        if not np.isfinite(values).all():
+            raise ExportError(f"The weight {layer.weight!r} holds a NaN or an infinity.")
+        found[layer.weight] = quantised_weight(values, layer.axis, kind, "mse" if sharp else "max")
+    return found
+
+
+def _kept_by_name(placement: Placement, patterns: Sequence[str]) -> dict[str, str]:
+    names = [layer.name for layer in placement.layers]
+    kept: dict[str, str] = {}
+    for pattern in patterns:
+        matched = [name for name in names if fnmatchcase(name, pattern)]
+        if not matched:
+            raise UsageError(
+                f"--keep {pattern} matches no layer of the graph.", hint=did_you_mean(pattern, names)
+            )
+        kept |= dict.fromkeys(matched, f"asked for: --keep {pattern}")
+    return kept
+
+
+def _check_given(scales: Mapping[str, float], placement: Placement) -> None:
+    unknown = [name for name in scales if name not in placement.activations]
+    if unknown:
+        raise UsageError(
+            f"{len(unknown)} scales are for tensors that are not quantised here, such as {unknown[0]!r}.",
+            hint=did_you_mean(unknown[0], placement.activations),
+        )
