@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bbx.benchmarks import report
+from bbx.benchmarks import reports
 from bbx.benchmarks.artefacts import Workshop
 from bbx.benchmarks.environment import describe
 from bbx.benchmarks.journal import Document
@@ -39,8 +39,8 @@ def bench(
 ) -> Document:
     """Measure models or artefacts on the runtimes of this machine, and write the report.
 
-    `out` gets `rows.jsonl` and `samples/` while it runs (see `journal`), then `report.json` and `report.md`,
-    and the artefacts that had to be made.
+    `out` gets `rows.jsonl` and `samples/` while it runs (see `journal`), then the files of the report (see
+    `reports.files`), and the artefacts that had to be made.
 
     Args:
         subjects: presets, `torchvision:NAME`, `timm:NAME`, `package.module:factory`, or artefact files.
@@ -86,14 +86,14 @@ def _reported(suite: Suite, todo: Plan, environment: dict[str, Any], on_row: OnR
     results: list[Document] = []
 
     def write() -> Document:
-        finished = report.document(
+        finished = reports.document(
             results,
             environment=environment,
             left_out=[each.to_json() for each in todo.left_out],
             profile=suite.setting.profile,
-            planned=len(todo.rows),
+            planned=[row.key for row in todo.rows],
         )
-        report.write(finished, suite.setting.out)
+        reports.write(finished, suite.setting.out)
         return finished
 
     try:

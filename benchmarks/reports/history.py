@@ -1,0 +1,36 @@
+"""The file that benchmark-history actions read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bbx.benchmarks.journal import Document
+from bbx.benchmarks.reports.document import fingerprint_in, is_valid, machines
+
+
+def history(report: Document) -> list[dict[str, Any]]:
+    """Valid rows as `customSmallerIsBetter` of github-action-benchmark takes them.
+
+    Each has `name`, `unit`, `value` (the median in milliseconds), `range` (how far the 95 % interval
+    reaches) and `extra`. A row that is not valid is left out: a curve must not bend for a busy machine.
+    In a report of several machines the name ends in the machine, so that each has a curve of its own.
+    """
+    names = machines(report)
+    several = len(names) > 1
+    return [
+        {
+            "name": row["key"] + (f" @ {names[fingerprint_in(report, row)]}" if several else ""),
+            "unit": "ms",
+            "value": row["latency_ns"]["median"] / 1e6,
+            "range": _range(row["latency_ns"]),
+            "extra": f"{row['throughput_per_s']:.4g} images/s\n{row['command']}",
+        }
+        for row in report["results"]
+        if is_valid(row)
+    ]
+
+
+def _range(latency: Document) -> str:
+    low, high = latency["ci95"]
+    reach = max(high - latency["median"], latency["median"] - low)
+    return f"± {reach / 1e6:.4g}"
