@@ -102,13 +102,13 @@ def test_a_fixed_batch_that_does_not_fit_says_what_to_type(tmp_path: Path) -> No
 def test_a_cancelled_run_reports_what_it_has(
     graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = iter(
-        [{"key": "x", "latency_ns": None, "reasons": [], "verdict": "failed", "precision": "fp32"}]
-    )
+    nothing = dict.fromkeys(("latency_ns", "throughput_per_s", "samples", "peak_bytes", "parity"))
+    answer = {"reasons": [], "verdict": "failed", "precision": "fp32", "scenario": "single", **nothing}
+    answers = iter([answer])
 
     def execute(request: dict[str, Any]) -> dict[str, Any]:
         for answer in answers:
-            return answer | {name: request[name] for name in ("key", "subject", "runtime", "batch")}
+            return answer | {name: request[name] for name in ("key", "subject", "runtime", "batch", "command")}
         raise Cancelled("Cancelled.")
 
     monkeypatch.setattr(bench_module, "in_child", lambda _: execute)
