@@ -107,8 +107,9 @@ def test_a_cancelled_run_reports_what_it_has(
     answers = iter([answer])
 
     def execute(request: dict[str, Any]) -> dict[str, Any]:
+        names = ("key", "subject", "runtime", "batch", "command")
         for answer in answers:
-            return answer | {name: request[name] for name in ("key", "subject", "runtime", "batch", "command")}
+            return answer | {name: request[name] for name in names}
         raise Cancelled("Cancelled.")
 
     monkeypatch.setattr(bench_module, "in_child", lambda _: execute)
