@@ -86,7 +86,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _grey_step(opened: ImageFile.ImageFile) -> int:
-    """By how much Pillow multiplies greys of 2 and 4 bits to make them 8, though not the one that is clear."""
+    """By how much Pillow multiplies greys of 2 and 4 bits to make them 8, but not the one that is clear."""
     stored = opened.tile[0].args if opened.tile else None
     return {"L;2": 85, "L;4": 17}.get(stored, 1) if isinstance(stored, str) else 1
 
@@ -209,7 +209,7 @@ def photograph_batch(how: Preprocess, batch: int, *, start: int = 0) -> NDArray[
     return np.stack(rows)
 
 
-def noise_batch(how: Preprocess, batch: int, *, seed: int = 0) -> NDArray[np.generic]:
+def noise_batch(how: Preprocess, batch: int, *, seed: int | Sequence[int] = 0) -> NDArray[np.generic]:
     """Seeded noise in the shape and the value range of preprocessed images."""
     shape = (batch, *(size for size in how.input_shape[1:] if size is not None))
     generator = np.random.default_rng(seed)
