@@ -115,28 +115,44 @@ class _Server:
         self._process.wait()
 
 
-@contextlib.contextmanager
-def warm_children(imports: Imports, *, cpus: frozenset[int] | None = None) -> Iterator[None]:
-    """Fork the tasks of this thread from servers, which live as long as the context.
+class WarmServers:
+    """Servers by what they have imported, each started when it is first needed.
 
     Args:
         imports: which server a task belongs to: tasks with the same modules share one.
         cpus: the CPUs that servers and tasks may use; None for those of this process. Libraries start as many
             threads as there are of them.
     """
-    servers: dict[tuple[str, ...], _Server] = {}
 
-    def launch(name: str, values: dict[str, Any], request: IO[str], event_fd: int, log: IO[str]) -> Child:
-        key = tuple(imports(name, values))
-        if key in servers and not servers[key].alive:
-            servers.pop(key).close()
-        if key not in servers:
-            servers[key] = _Server(key, cpus)
-        return servers[key].launch(name, request, event_fd, log)
+    def __init__(self, imports: Imports, *, cpus: frozenset[int] | None = None) -> None:
+        self._imports = imports
+        self._cpus = cpus
+        self._servers: dict[tuple[str, ...], _Server] = {}
 
+    def launch(
+        self, name: str, values: dict[str, Any], request: IO[str], event_fd: int, log: IO[str]
+    ) -> Child:
+        """See `bbx.process.Launch`; one task at a time."""
+        key = tuple(self._imports(name, values))
+        if key in self._servers and not self._servers[key].alive:
+            self._servers.pop(key).close()
+        if key not in self._servers:
+            self._servers[key] = _Server(key, self._cpus)
+        return self._servers[key].launch(name, request, event_fd, log)
+
+    def close(self) -> None:
+        """End the servers, and with each the task that it may have."""
+        for server in self._servers.values():
+            server.close()
+        self._servers.clear()
+
+
+@contextlib.contextmanager
+def warm_children(imports: Imports) -> Iterator[None]:
+    """Fork the tasks of this thread from servers, which live as long as the context."""
+    servers = WarmServers(imports)
     try:
-        with launching(launch):
+        with launching(servers.launch):
             yield
     finally:
-        for server in servers.values():
-            server.close()
+        servers.close()

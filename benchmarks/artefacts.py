@@ -75,9 +75,25 @@ class Workshop:
             return Ready(graph, self._reference(subject, row))
         return Ready(self._engine(row, graph), self._reference(subject, row))
 
+    def exports_for(self, subject: Subject, row: Row) -> list[ExportStep]:
+        """The exports that `ready` will need for a row and that have not been tried yet."""
+        if subject.spec is None or (wants := RUNTIMES[row.runtime].format) is None:
+            return []
+        steps = []
+        if wants in ("torchscript", "pt2"):
+            steps.append(self._export_step(subject, wants, "static"))
+        else:
+            steps.append(self._export_step(subject, "onnx", "onnx" if wants == "onnx" else "static"))
+            if not _is_own_reference(subject, row):
+                steps.append(self._export_step(subject, "onnx", "onnx"))
+        return [step for step in steps if (step, self.out) not in self._made]
+
+    def attempt(self, step: Step) -> None:
+        """Make or reuse an artefact now; `ready` gives it, or raises why there is none."""
+        self._made[(step, self.out)] = self._attempt(step, self.out)
+
     def _reference(self, subject: Subject, row: Row) -> Artefact | None:
-        plain = row.runtime == "ort-cpu" and row.precision == "fp32"
-        if plain or subject.is_fixed:
+        if _is_own_reference(subject, row):
             return None
         return self._graph(subject, "fp32", "onnx")
 
@@ -91,9 +107,16 @@ class Workshop:
         format: Literal["onnx", "torchscript", "pt2"],
         lowering: Literal["static", "onnx"] = "static",
     ) -> Artefact:
+        return self._once(self._export_step(subject, format, lowering), self.out)
+
+    def _export_step(
+        self,
+        subject: Subject,
+        format: Literal["onnx", "torchscript", "pt2"],
+        lowering: Literal["static", "onnx"],
+    ) -> ExportStep:
         assert subject.spec is not None  # a file has no other format
-        spec = lowered(subject.spec, lowering)
-        return self._once(ExportStep(f"{COMMAND} {subject.name}", spec, format), self.out)
+        return ExportStep(f"{COMMAND} {subject.name}", lowered(subject.spec, lowering), format)
 
     def _graph(self, subject: Subject, precision: Precision, lowering: Literal["static", "onnx"]) -> Artefact:
         plain = self._exported(subject, "onnx", lowering) if subject.file is None else self._file(subject)
@@ -130,6 +153,11 @@ class Workshop:
         except BbxError as error:
             return error
         return Artefact(made.path, made.manifest.sha256)
+
+
+def _is_own_reference(subject: Subject, row: Row) -> bool:
+    """Whether there is nothing better to compare a row with than its own artefact's manifest."""
+    return subject.is_fixed or (row.runtime == "ort-cpu" and row.precision == "fp32")
 
 
 def manifest_of(path: Path) -> Manifest | None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bbx.benchmarks import reports
 from bbx.benchmarks.artefacts import Workshop
+from bbx.benchmarks.crew import Crew, crew
 from bbx.benchmarks.environment import describe
 from bbx.benchmarks.journal import Document
 from bbx.benchmarks.measure import profile_named
-from bbx.benchmarks.plan import Plan, Subject, choose_runtimes, plan, subject_named
+from bbx.benchmarks.plan import Plan, Row, Subject, choose_runtimes, plan, subject_named
 from bbx.benchmarks.suite import OnRow, Setting, Suite, in_child, nobody
 from bbx.errors import Cancelled, UnavailableError, UsageError
 from bbx.models.registry import presets
@@ -77,8 +80,18 @@ def bench(
         cuda_graph=cuda_graph,
     )
     setting = Setting(out, profile, threads, resume, environment["fingerprint"], trust)
-    suite = Suite(chosen, setting, Workshop(out, listener).ready, in_child(listener))
-    return _reported(suite, todo, environment, on_row)
+    with crew() as builders:
+        workshop = Workshop(out, listener)
+        ahead = partial(_make_ahead, workshop, builders)
+        suite = Suite(chosen, setting, workshop.ready, in_child(listener), ahead, builders.size)
+        return _reported(suite, todo, environment, on_row)
+
+
+def _make_ahead(workshop: Workshop, builders: Crew, wanted: Sequence[tuple[Subject, Row]]) -> None:
+    """Export side by side what some rows will need; a single export is left to its row."""
+    steps = dict.fromkeys(step for subject, row in wanted for step in workshop.exports_for(subject, row))
+    if len(steps) > 1:
+        builders.work([partial(workshop.attempt, step) for step in steps])
 
 
 def _reported(suite: Suite, todo: Plan, environment: dict[str, Any], on_row: OnRow) -> Document:
@@ -130,7 +143,15 @@ def _planned(
         if batch < 1:
             raise UsageError(f"--batch must be at least 1, and is {batch}.")
     chosen, left_out = choose_runtimes(runtimes, availability(), gpu=gpu, quick=profile == "quick")
-    rows = plan(subjects, chosen, precisions=precisions, batches=batches, gpu=gpu, cuda_graph=cuda_graph)
+    rows = plan(
+        subjects,
+        chosen,
+        precisions=precisions,
+        batches=batches,
+        gpu=gpu,
+        cuda_graph=cuda_graph,
+        brief=not (runtimes or gpu) and profile == "quick",
+    )
     if not rows.rows:
         why = " ".join(each.reason for each in (*left_out, *rows.left_out))
         raise UsageError(f"No row can be measured. {why}", hint="`bbx doctor` lists the runtimes.")
@@ -138,14 +159,16 @@ def _planned(
 
 
 def _once_each(listener: Listener) -> Listener:
-    """Pass every event on, but a warning only the first time: each row builds the model again."""
+    """Pass events on, one at a time; a warning only the first time, since each row builds the model again."""
     heard: set[str] = set()
+    lock = threading.Lock()
 
     def hear(event: Event | Notice) -> None:
-        if isinstance(event, Notice):
-            if event.text in heard:
-                return
-            heard.add(event.text)
-        listener(event)
+        with lock:
+            if isinstance(event, Notice):
+                if event.text in heard:
+                    return
+                heard.add(event.text)
+            listener(event)
 
     return hear

@@ -36,7 +36,8 @@ class Profile:
         at_least_s: sampling goes on for this long.
         cap_s: and never longer than this (one run may overshoot it).
         warm_up_cap_s: the same for the warm-up.
-        percentile: highest percentile that sampling waits for (see `stats.SAMPLES_NEEDED`).
+        percentile: highest percentile that sampling waits for (see `stats.SAMPLES_NEEDED`), or None for none:
+            one that too few samples support is not shown.
         target: 95 % interval of the median within this share of it, by device.
     """
 
@@ -44,7 +45,7 @@ class Profile:
     at_least_s: float
     cap_s: float
     warm_up_cap_s: float
-    percentile: int
+    percentile: int | None
     target: dict[str, float]
 
 
@@ -53,7 +54,7 @@ _TARGET = {"cpu": 0.01, "cuda": 0.005}
 PROFILES: dict[str, Profile] = {
     profile.name: profile
     for profile in (
-        Profile("quick", at_least_s=3, cap_s=6, warm_up_cap_s=2, percentile=90, target=_TARGET),
+        Profile("quick", at_least_s=1, cap_s=3, warm_up_cap_s=0.5, percentile=None, target=_TARGET),
         Profile("report", at_least_s=10, cap_s=60, warm_up_cap_s=10, percentile=99, target=_TARGET),
         Profile("long", at_least_s=60, cap_s=300, warm_up_cap_s=30, percentile=99, target=_TARGET),
     )
@@ -122,6 +123,7 @@ def measure(
     """
     target = profile.target[device]
     chunks = _chunks(bound, now)
+    needed = SAMPLES_NEEDED[profile.percentile] if profile.percentile else 1
     warm_up, settled, runs = _warm_up(chunks, profile)
     before = read_counters()
     collected: list[Samples] = []
@@ -133,7 +135,7 @@ def measure(
         collected.append(chunk)
         wall, count = wall + spent, count + chunk.size
         between()
-        if wall >= next_look and count >= SAMPLES_NEEDED[profile.percentile]:
+        if wall >= next_look and count >= needed:
             interval = median_interval(samples := np.concatenate(collected), seed=seed)
             if interval is not None and interval.reach(float(np.median(samples))) <= target:
                 stopped = "converged"

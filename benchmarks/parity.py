@@ -52,12 +52,28 @@ def against_reference(
 
 
 def measured_path(
-    runner: Runner, bound: Bound, case: Case, precision: Precision, postprocess: Postprocess | None
+    runner: Runner,
+    bound: Bound,
+    cases: Sequence[Case],
+    precision: Precision,
+    postprocess: Postprocess | None,
+    *,
+    proven: bool = False,
 ) -> dict[str, Any]:
-    """Compare the measured path with one plain inference of the same runner."""
-    wanted = reference_outputs([case], runner.infer)
+    """Compare the measured path with a plain inference of the same runner.
+
+    Args:
+        cases: the first is the one that `bound` was bound to; another shows that answers depend on the
+            input.
+        proven: they were seen to when the artefact was made, so one answer for all inputs is wrong.
+    """
+    wanted = reference_outputs(cases, runner.infer)
+    answers = [bound.outputs(), *wanted[1:]]
     against = f"{runner.name}, not measured"
-    return judge([case], wanted, lambda _: bound.outputs(), precision, postprocess, against=against).to_json()
+    given = iter(answers)
+    found = judge(cases, wanted, lambda _: next(given), precision, postprocess, against=against).to_json()
+    same = proven and found["verdict"] == "inconclusive"
+    return found | {"verdict": "fail"} if same else found
 
 
 def _measured_first(runner: Runner, bound: Bound, cases: Sequence[Case]) -> Infer:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from bbx.artifact import SUFFIXES, read_manifest
 from bbx.errors import ArtifactError, UnavailableError, UsageError, did_you_mean
-from bbx.models.registry import check_options, resolve
+from bbx.models.registry import check_options, resolve, task_of
 from bbx.models.spec import ModelSpec, size_text
 from bbx.runners.registry import RUNTIMES, Availability
 from bbx.types import Format, Precision
@@ -214,6 +214,7 @@ def plan(
     batches: Sequence[int],
     gpu: bool,
     cuda_graph: bool = False,
+    brief: bool = False,
 ) -> Plan:
     """All rows, those of one subject together, so that an artefact serves its rows one after another.
 
@@ -221,11 +222,15 @@ def plan(
         precisions: empty for those that each runtime's device computes in itself.
         gpu: whether torch's runtimes run on a GPU here.
         cuda_graph: use CUDA graphs on the runtimes that have them.
+        brief: leave out what takes longest to make; see `too_long`.
     """
     rows: list[Row] = []
     left_out: dict[str, LeftOut] = {}
     for subject in subjects:
         for runtime in runtimes:
+            if brief and (reason := too_long(subject, runtime)):
+                left_out.setdefault(reason.what, reason)
+                continue
             if reason := misfit(subject, runtime):
                 left_out.setdefault(f"{subject.name} {runtime}", reason)
                 continue
@@ -240,6 +245,19 @@ def plan(
                 elif precisions:
                     left_out.setdefault(f"{runtime} {precision}", _cannot(runtime, precision))
     return Plan(tuple(rows), tuple(left_out.values()))
+
+
+def too_long(subject: Subject, runtime: str) -> LeftOut | None:
+    """Why a row takes too long for a quick run that names no runtime, on a machine without a GPU."""
+    if runtime != "torchscript" or subject.spec is None:
+        return None
+    if task_of(resolve(subject.spec.name)) == "classification":
+        return None
+    return LeftOut(
+        "detectors and segmenters on torchscript",
+        "It runs the same operations as eager, and its export and proof take minutes a model.",
+        "--runtime torchscript",
+    )
 
 
 def device_of(runtime: str, *, gpu: bool) -> str:

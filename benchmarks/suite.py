@@ -5,6 +5,7 @@ A row that fails is a row with its reason; only the user, a full disk or an unwr
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import Any
 
 from bbx.artifact import fingerprint_of
 from bbx.benchmarks.artefacts import Ready
+from bbx.benchmarks.crew import ROW_TASK
+from bbx.benchmarks.forecast import Forecast, export_seconds
 from bbx.benchmarks.journal import Document, Journal
 from bbx.benchmarks.plan import Plan, Row, Subject
 from bbx.benchmarks.verdicts import Reason
@@ -20,13 +23,15 @@ from bbx.errors import BbxError, Cancelled, CheckFailed
 from bbx.pipeline import ExportStep
 from bbx.process import Listener, run_task, silent
 
-ROW_TASK = "bbx.benchmarks.row:row_task"
-
 OnRow = Callable[[int, int, float | None, Document], None]
 """Told of each row: how many are done, of how many, seconds left (None: not known), and the row."""
 
 Prepare = Callable[[Subject, Row], Ready]
 Execute = Callable[[dict[str, Any]], Document]
+Ahead = Callable[[Sequence[tuple[Subject, Row]]], None]
+
+TOGETHER = 6
+"""Subjects whose artefacts are made side by side before the first of their rows is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,10 @@ class Setting:
     trust: bool = False
 
 
+def nothing_ahead(wanted: Sequence[tuple[Subject, Row]]) -> None:
+    """Leaves it to `prepare` to make what a row needs."""
+
+
 def nobody(done: int, total: int, eta_s: float | None, row: Document) -> None:
     """Is told of each row and does nothing."""
 
@@ -62,12 +71,16 @@ class Suite:
         subjects: by name.
         prepare: makes or reuses what a row needs; see `artefacts.Workshop.ready`.
         execute: measures a row, given its request; see `in_child`.
+        ahead: makes what several rows will need, side by side; see `bench`.
+        builders: how many artefacts it makes at once.
     """
 
     subjects: Mapping[str, Subject]
     setting: Setting
     prepare: Prepare
     execute: Execute
+    ahead: Ahead = nothing_ahead
+    builders: int = 1
 
     def run(self, plan: Plan, on_row: OnRow = nobody) -> Iterator[Document]:
         """Measure every row of the plan, in its order.
@@ -81,15 +94,27 @@ class Suite:
         """
         journal = Journal(self.setting.out, resume=self.setting.resume)
         before = journal.read()
-        took: list[float] = []
-        for index, row in enumerate(plan.rows):
+        forecast = self._forecast(plan)
+        done = 0
+        for group in _groups(plan.rows):
+            subjects = dict.fromkeys(row.subject for row in group)
             start = time.monotonic()
-            result, fresh = self._result(row, before.get(row.key))
-            if fresh:
-                journal.append(result)
-                took.append(time.monotonic() - start)
-            on_row(index + 1, len(plan.rows), time_left_s(took, len(plan.rows) - index - 1), result)
-            yield result
+            self.ahead([(self.subjects[row.subject], row) for row in group])
+            forecast.exports_done(subjects, time.monotonic() - start)
+            for row in group:
+                start = time.monotonic()
+                result, fresh = self._result(row, before.get(row.key))
+                if fresh:
+                    journal.append(result)
+                forecast.row_done(row, time.monotonic() - start if fresh else None)
+                done += 1
+                on_row(done, len(plan.rows), forecast.left_s(), result)
+                yield result
+
+    def _forecast(self, plan: Plan) -> Forecast:
+        named = {row.subject for row in plan.rows if self.subjects[row.subject].spec is not None}
+        exports = {subject: export_seconds(subject) for subject in sorted(named)}
+        return Forecast(list(plan.rows), exports, self.setting.profile, self.builders)
 
     def _result(self, row: Row, before: Document | None) -> tuple[Document, bool]:
         """A row's document, and whether it was measured just now."""
@@ -113,9 +138,12 @@ def in_child(listener: Listener = silent) -> Execute:
     return lambda request: run_task(ROW_TASK, request, listener=listener)
 
 
-def time_left_s(took: Sequence[float], remaining: int) -> float | None:
-    """Seconds left, when the remaining rows take as long as those measured so far; None before the first."""
-    return sum(took) / len(took) * remaining if took else None
+def _groups(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """The rows of `TOGETHER` subjects after those of others, each group and all of them in order."""
+    subjects = list(dict.fromkeys(row.subject for row in rows))
+    number = {subject: index // TOGETHER for index, subject in enumerate(subjects)}
+    for _, group in itertools.groupby(rows, key=lambda row: number[row.subject]):
+        yield list(group)
 
 
 def _request(row: Row, subject: Subject, setting: Setting, ready: Ready) -> dict[str, Any]:

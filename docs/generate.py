@@ -230,7 +230,7 @@ def profile_table() -> str:
                 f"{profile.at_least_s:g} s",
                 f"{profile.cap_s:g} s",
                 f"{profile.warm_up_cap_s:g} s",
-                f"p{profile.percentile} ({SAMPLES_NEEDED[profile.percentile]} runs)",
+                f"p{rank} ({SAMPLES_NEEDED[rank]} runs)" if (rank := profile.percentile) else "–",
                 f"±{profile.target['cpu']:.1%} on a CPU, ±{profile.target['cuda']:.1%} on a GPU",
             ]
             for profile in PROFILES.values()

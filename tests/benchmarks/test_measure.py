@@ -15,11 +15,13 @@ from bbx.types import TensorSpec
 INPUTS = (TensorSpec("images", "float32", (None, 3, 4, 4)),)
 OUTPUTS = (TensorSpec("logits", "float32", (None, 10)),)
 FEEDS = {"images": np.ones((1, 3, 4, 4), dtype=np.float32)}
-QUICK = PROFILES["quick"]
+STEADY = Profile(
+    "steady", at_least_s=3, cap_s=6, warm_up_cap_s=2, percentile=90, target={"cpu": 0.01, "cuda": 0.005}
+)
 
 
 def measured(
-    latency: Latency, profile: Profile = QUICK, *, device: str = "cpu", faults: tuple[Fault, ...] = ()
+    latency: Latency, profile: Profile = STEADY, *, device: str = "cpu", faults: tuple[Fault, ...] = ()
 ) -> Measurement:
     with FakeRunner(INPUTS, OUTPUTS, latency=latency, faults=faults) as runner:
         return measure(runner.bind(FEEDS), device, profile, now=runner.now)
@@ -71,7 +73,7 @@ def test_a_median_that_is_not_known_well_enough_runs_into_the_cap() -> None:
 def test_sampling_waits_for_the_percentile_that_the_profile_shows() -> None:
     slow = jitter(60_000_000, 0.001)
     assert measured(slow).samples.size >= 64
-    patient = replace(QUICK, percentile=99, cap_s=60)
+    patient = replace(STEADY, percentile=99, cap_s=60)
     assert measured(slow, patient).samples.size >= 662
 
 
@@ -80,6 +82,19 @@ def test_a_capped_run_shows_only_what_its_samples_allow() -> None:
     assert found.stopped == "capped"
     assert found.samples.size == 9
     assert (found.summary.p90, found.summary.p99) == (None, None)
+
+
+def test_a_quick_row_takes_between_one_second_and_three() -> None:
+    quick = PROFILES["quick"]
+    assert 1e9 <= measured(jitter(1_000_000, 0.02), quick).wall_ns < 1.2e9
+    assert 3e9 <= measured(jitter(30_000_000, 0.5), quick).wall_ns < 3.2e9
+
+
+@pytest.mark.parametrize(("run_ns", "runs"), [(2_000_000_000, 2), (7_000_000_000, 1)])
+def test_a_slow_network_is_run_once_to_warm_up_and_until_the_cap(run_ns: int, runs: int) -> None:
+    found = measured(run_ns, PROFILES["quick"])
+    assert (found.warm_up.size, found.samples.size) == (1, runs)
+    assert (found.stopped, found.settled, found.summary.ci95) == ("capped", False, None)
 
 
 def test_a_gpu_is_measured_twice_as_exactly() -> None:
@@ -95,7 +110,7 @@ def test_the_watch_is_called_between_chunks_of_about_100_ms() -> None:
     clock = VirtualClock()
     seen: list[int] = []
     with FakeRunner(INPUTS, OUTPUTS, latency=700_000, clock=clock) as runner:
-        measure(runner.bind(FEEDS), "cpu", QUICK, now=runner.now, between=lambda: seen.append(clock.ns))
+        measure(runner.bind(FEEDS), "cpu", STEADY, now=runner.now, between=lambda: seen.append(clock.ns))
     gaps = np.diff(seen)
     assert gaps.size > 20
     assert (abs(gaps - 100_000_000) < 1_000_000).all()
@@ -107,7 +122,7 @@ def test_a_real_step_is_timed_as_a_hand_written_loop_times_it() -> None:
         while time.perf_counter_ns() < end:
             pass
 
-    profile = replace(QUICK, at_least_s=0.4, cap_s=0.8, warm_up_cap_s=0.4)
+    profile = replace(STEADY, at_least_s=0.4, cap_s=0.8, warm_up_cap_s=0.4)
     bound = Bound(step, lambda count: sample_host_clock(step, count), "perf_counter_ns", dict)
     found = measure(bound, "cpu", profile)
     by_hand = []

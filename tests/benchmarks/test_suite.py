@@ -11,7 +11,7 @@ import pytest
 from bbx.benchmarks.artefacts import Artefact, Ready
 from bbx.benchmarks.journal import Journal
 from bbx.benchmarks.plan import Plan, Row, Subject
-from bbx.benchmarks.suite import Setting, Suite, time_left_s
+from bbx.benchmarks.suite import Setting, Suite
 from bbx.errors import BbxError, BuildError, Cancelled, CheckFailed, ExhaustedError
 from bbx.models.spec import ModelSpec
 
@@ -74,11 +74,6 @@ def test_the_listener_hears_of_each_row_with_the_time_left(bench: Bench) -> None
     ]
     assert bench.told[0][2] is not None
     assert bench.told[-1][2] == 0
-
-
-def test_time_left_is_the_mean_so_far_for_each_row_to_come() -> None:
-    assert time_left_s([2.0, 4.0], 5) == 15.0
-    assert time_left_s([], 5) is None
 
 
 def test_resume_measures_nothing_again(bench: Bench) -> None:

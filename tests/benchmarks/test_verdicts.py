@@ -7,7 +7,7 @@ import pytest
 
 from bbx.benchmarks import verdicts
 from bbx.benchmarks.contention import Load
-from bbx.benchmarks.measure import PROFILES, Measurement, measure
+from bbx.benchmarks.measure import Measurement, Profile, measure
 from bbx.benchmarks.stats import Interval, Summary
 from bbx.benchmarks.verdicts import Reason, judge, verdict_of
 from bbx.runners.fake import FakeRunner, Fault, Latency, drift, jitter
@@ -15,6 +15,7 @@ from bbx.types import TensorSpec
 
 INPUTS = (TensorSpec("images", "float32", (None, 4)),)
 FEEDS = {"images": np.ones((1, 4), dtype=np.float32)}
+PATIENT = Profile("patient", at_least_s=3, cap_s=6, warm_up_cap_s=2, percentile=90, target={"cpu": 0.01})
 QUIET = Load(
     seconds=3.0,
     cores=2,
@@ -33,7 +34,7 @@ SUMMARY = Summary(
 
 def measured(latency: Latency, *, faults: tuple[Fault, ...] = ()) -> Measurement:
     with FakeRunner(INPUTS, INPUTS, latency=latency, faults=faults) as runner:
-        found = measure(runner.bind(FEEDS), "cpu", PROFILES["quick"], now=runner.now)
+        found = measure(runner.bind(FEEDS), "cpu", PATIENT, now=runner.now)
     return replace(found, load=QUIET)
 
 
