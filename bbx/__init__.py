@@ -6,6 +6,7 @@
     bbx.export("resnet50", format="onnx")              # an artefact and its parity proof
     bbx.build_engine("resnet50", precision="fp16")     # an engine and its precision proof
     bbx.bench(["resnet50"], runtimes=["ort-cpu"])      # measurements with verdicts
+    bbx.report(["run-1", "run-2"], out="merged")       # several runs in one report
     bbx.preprocess(["cat.jpg"], "resnet50.onnx")       # images to an artefact's input, by its manifest
     bbx.postprocess(outputs, "resnet50.onnx", sizes)   # its outputs to labels, boxes or masks of the images
 
@@ -21,15 +22,22 @@ from bbx.version import __version__
 
 if TYPE_CHECKING:
     from bbx.api import bench, build, build_engine, export
+    from bbx.benchmarks.reports import report
     from bbx.by_manifest import postprocess, preprocess
 
-__all__ = ["__version__", "bench", "build", "build_engine", "export", "postprocess", "preprocess"]
+__all__ = ["__version__", "bench", "build", "build_engine", "export", "postprocess", "preprocess", "report"]
+
+_HOMES = {
+    "postprocess": "bbx.by_manifest",
+    "preprocess": "bbx.by_manifest",
+    "report": "bbx.benchmarks.reports",
+}
+"""Where the names are that are not in `bbx.api`."""
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        home = "bbx.by_manifest" if name in ("postprocess", "preprocess") else "bbx.api"
-        return getattr(import_module(home), name)
+        return getattr(import_module(_HOMES.get(name, "bbx.api")), name)
     raise AttributeError(f"module 'bbx' has no attribute {name!r}")
 
 

@@ -184,4 +184,4 @@ def _copy_samples(merged: Document, sources: Sequence[_Source], out: Path) -> No
         elif run.file_of(original) != (out / row["samples"]).resolve():
             write_samples(out / row["samples"], *trace)
     if lost:
-        merged["notes"].append(f"The raw samples of {lost} row{'s are' if lost > 1 else ' is'} not there.")
+        merged["notes"].append(f"The raw samples of {lost} row{'s' if lost > 1 else ''} are not there.")
