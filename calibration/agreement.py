@@ -98,6 +98,12 @@ def typed_infer(runner: Runner) -> Infer:
     return infer
 
 
+def replayed(outputs: Sequence[Arrays]) -> Infer:
+    """Inference that was done before: gives the outputs of the cases in their order."""
+    turn = iter(outputs)
+    return lambda _: next(turn)
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """What is right: the cases and the reference's outputs on them.

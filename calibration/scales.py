@@ -13,6 +13,7 @@ each tensor, where HEX is the scale as a big-endian float32. It knows INT8 with 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -264,13 +265,13 @@ def _entry(path: Path, name: str, entry: Any) -> TensorScale:
 
 def _sound(scale: float, name: str, owner: str) -> float:
     """The scale as a float32."""
-    try:
-        (value,) = struct.unpack(">f", struct.pack(">f", scale))
-    except OverflowError:
-        value = math.inf
+    value = shown = math.inf
+    with contextlib.suppress(OverflowError):  # an integer of JSON, or a number beyond float32
+        shown = float(scale)
+        (value,) = struct.unpack(">f", struct.pack(">f", shown))
     if not math.isfinite(value) or value <= 0:
         raise ArtifactError(
-            f"{owner}: the scale of {name!r} is {scale:g}, and must be positive and finite.",
+            f"{owner}: the scale of {name!r} is {shown:g}, and must be positive and finite.",
             hint="Calibrate again; a tensor that is always zero needs no scale.",
         )
     return float(value)
