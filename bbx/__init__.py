@@ -4,6 +4,7 @@
 
     bbx.build("resnet50")                              # a torch module with its inputs and preprocessing
     bbx.export("resnet50", format="onnx")              # an artefact and its parity proof
+    bbx.quantize("resnet50", calib="photos/")          # an INT8 graph, its record and its accuracy
     bbx.build_engine("resnet50", precision="fp16")     # an engine and its precision proof
     bbx.bench(["resnet50"], runtimes=["ort-cpu"])      # measurements with verdicts
     bbx.report(["run-1", "run-2"], out="merged")       # several runs in one report
@@ -21,11 +22,21 @@ from typing import TYPE_CHECKING, Any
 from bbx.version import __version__
 
 if TYPE_CHECKING:
-    from bbx.api import bench, build, build_engine, export
+    from bbx.api import bench, build, build_engine, export, quantize
     from bbx.benchmarks.reports import report
     from bbx.by_manifest import postprocess, preprocess
 
-__all__ = ["__version__", "bench", "build", "build_engine", "export", "postprocess", "preprocess", "report"]
+__all__ = [
+    "__version__",
+    "bench",
+    "build",
+    "build_engine",
+    "export",
+    "postprocess",
+    "preprocess",
+    "quantize",
+    "report",
+]
 
 _HOMES = {
     "postprocess": "bbx.by_manifest",

@@ -7,69 +7,37 @@ runs in child processes, so that a caller may go on using torch, or never import
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bbx import process
 from bbx.errors import UsageError
-from bbx.models.registry import check_options, lowered, task_of
-from bbx.models.spec import ModelSpec, size_text
+from bbx.making import (
+    CALIBRATION_DEFAULTS,
+    DEFAULT_OUT,
+    GRAPH_DEFAULTS,
+    SPEC_DEFAULTS,
+    Maker,
+    Rest,
+    Wanted,
+    command_line,
+    export_step,
+    graph,
+    is_onnx_file,
+    quantize_step,
+)
+from bbx.models.spec import ModelSpec
 from bbx.types import Flavor, Precision
 
 if TYPE_CHECKING:
     from bbx.benchmarks.suite import OnRow
     from bbx.models.build import Model
-    from bbx.pipeline import Made, Step
 
-DEFAULT_OUT = Path("artifacts")
+_DEFAULTS = SPEC_DEFAULTS | GRAPH_DEFAULTS | CALIBRATION_DEFAULTS
 
 MOST_SORTED = 3840
 """The largest K of TensorRT's top-K layer."""
-
-_SPEC_DEFAULTS = {field.name: field.default for field in fields(ModelSpec) if field.name != "name"}
-_GRAPH_DEFAULTS: dict[str, Any] = {"batch": None, "dynamic_size": False, "opset": None, "exporter": "auto"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Maker:
-    """How steps are carried out for one call."""
-
-    command: str
-    out: Path
-    force: bool
-    listener: process.Listener
-
-    def make(self, step: Step, *, last: bool) -> Made:
-        """The artefact of a step; one that is only on the way goes into the folder of the last."""
-        from bbx.pipeline import ensure
-
-        out = self.out
-        if not last and out.suffix and not out.is_dir():
-            out = out.parent
-        return ensure(step, out, force=self.force, listener=self.listener)
-
-
-def command_line(verb: str, subject: str, options: dict[str, Any], defaults: dict[str, Any]) -> str:
-    """The command that asks for `options`; those at their default are left out."""
-    words = ["bbx", verb, subject]
-    for name, value in options.items():
-        # An option that is given several times is called by the plural here.
-        several = isinstance(value, tuple | list)
-        flag = "--" + (name.removesuffix("s") if several else name).replace("_", "-")
-        if name == "image_size" and isinstance(value, int | tuple | list):
-            words += ["--image-size", size_text(value if isinstance(value, int) else (value[0], value[1]))]
-        elif name == "precision":
-            words += [] if value == "fp32" else [f"--{value}"]
-        elif value is True:
-            words.append(flag)
-        elif several:
-            words += [word for item in value for word in (flag, str(item))]
-        elif value != defaults.get(name):
-            words += [flag, str(value)]
-    return shlex.join(words)
 
 
 def build(model: str, **spec_options: Any) -> Model:
@@ -119,16 +87,22 @@ def export(
         BbxError: any other reason why there is no artefact.
     """
     shown = {"format": format, "precision": precision, **options, "half_io": half_io}
-    defaults = _SPEC_DEFAULTS | _GRAPH_DEFAULTS | {"format": "onnx", "half_io": False}
+    defaults = _DEFAULTS | {"format": "onnx", "half_io": False}
     command = command_line("export", model, shown, defaults)
-    maker = _Maker(command, Path(out), force, listener)
+    maker = Maker(command, Path(out), force, listener)
     if format == "onnx":
         if is_onnx_file(model) and precision == "fp32":
             raise UsageError(
                 f"{model} is an FP32 export already.",
                 hint="Type --fp16 or --bf16 to retype it, or `bbx build-trt` to compile it.",
             )
-        typed = _graph(model, precision, maker, options, half_io=half_io, last=True)
+        if precision in ("int8", "fp8"):
+            raise UsageError(
+                f"--{precision} is a matter of calibration.",
+                hint=f"Type: bbx quantize {model} --{precision} --calib FOLDER",
+            )
+        wanted = Wanted(model, precision, half_io=half_io, lowering="onnx", last=True)
+        typed = graph(wanted, maker, options)
         assert typed is not None  # only an FP32 file is used as it is, and that was refused above
         return typed.document
     if precision != "fp32" or half_io:
@@ -137,13 +111,14 @@ def export(
             f"and the format is {format}.",
             hint="Type --format onnx.",
         )
-    return maker.make(_export_step(model, format, maker, options), last=True).document
+    return maker.make(export_step(model, format, maker, options), last=True).document
 
 
 def build_engine(
     model: str,
     *,
     precision: Precision = "fp32",
+    rest: Rest = "fp32",
     flavor: Flavor | Literal["auto"] = "auto",
     targets: Sequence[str] = (),
     profiles: Sequence[str] = (),
@@ -160,7 +135,9 @@ def build_engine(
 
     Args:
         model: as for `export`; a `file.onnx` may come from anybody.
-        precision: what the engine is to contain. INT8 and FP8 need a graph that has Q/DQ nodes.
+        precision: what the engine is to contain. INT8 and FP8 need images to calibrate on, or a graph that
+            has Q/DQ nodes.
+        rest: of everything that is not quantised, with INT8 and FP8.
         flavor: `tensorrt`, `rtx`, or `auto` for the one that can build here.
         targets: GPU architectures such as `sm_86`; by default this machine's GPU, or without one all that
             TensorRT for RTX supports.
@@ -170,7 +147,7 @@ def build_engine(
         out: a folder, or the engine's path.
         force: make everything again, whatever is on disk.
         listener: hears progress and warnings.
-        **options: of the model and its graph, as for `export`.
+        **options: of the model, its graph and its calibration, as for `quantize`.
 
     Returns:
         The document of `bbx build-trt --json`.
@@ -192,10 +169,10 @@ def build_engine(
         "strip": strip,
         "tf32": tf32,
     }
-    shown = {"precision": precision, **options, **compile_options}
-    defaults = _SPEC_DEFAULTS | _GRAPH_DEFAULTS | {"flavor": "auto", "workspace_mib": None}
+    shown = {"precision": precision, "rest": rest, **options, **compile_options}
+    defaults = _DEFAULTS | {"flavor": "auto", "workspace_mib": None}
     flags = {name: value for name, value in shown.items() if value is not False}
-    maker = _Maker(command_line("build-trt", model, flags, defaults), Path(out), force, listener)
+    maker = Maker(command_line("build-trt", model, flags, defaults), Path(out), force, listener)
     chosen = resolve_flavor(flavor)
     if chosen == "rtx" and options.get("lowering") == "onnx":
         raise UsageError(
@@ -207,10 +184,10 @@ def build_engine(
             f"--candidates {options['candidates']} cannot be built: TensorRT sorts {MOST_SORTED} at most.",
             hint=f"Type: --candidates {MOST_SORTED}, or fewer.",
         )
-    graph = _graph(model, precision, maker, options, half_io=False, last=False)
+    source = graph(Wanted(model, precision, rest), maker, options)
     step = EngineStep(
         command=maker.command,
-        source=Path(model) if graph is None else graph.path,
+        source=Path(model) if source is None else source.path,
         precision=precision,
         flavor=chosen,
         targets=tuple(targets),
@@ -223,73 +200,45 @@ def build_engine(
     return maker.make(step, last=True).document
 
 
-def is_onnx_file(model: str) -> bool:
-    """Whether a model is named by the path of an ONNX graph."""
-    return model.endswith(".onnx")
-
-
-def _export_step(
+def quantize(
     model: str,
-    format: Literal["onnx", "torchscript", "pt2"],
-    maker: _Maker,
-    options: dict[str, Any],
-    lowering: Literal["static", "onnx"] = "static",
-) -> Step:
-    """A validated step; a wrong name fails here, before a child process is started.
+    *,
+    precision: Literal["int8", "fp8"] = "int8",
+    rest: Rest = "fp32",
+    out: Path | str = DEFAULT_OUT,
+    force: bool = False,
+    listener: process.Listener = process.silent,
+    **options: Any,
+) -> dict[str, Any]:
+    """Calibrate a model on images and put Q/DQ nodes into its ONNX graph.
 
     Args:
-        lowering: of a detector, where none was asked for.
-    """
-    from bbx.pipeline import ExportStep
+        model: as for `export`; a `file.onnx` may come from anybody.
+        precision: `int8`, or `fp8` for E4M3.
+        rest: of everything that is not quantised.
+        out: a folder, or the artefact's path.
+        force: make everything again, whatever is on disk.
+        listener: hears progress and warnings.
+        **options: of the model and its graph, as for `export`; of the calibration: `calib` (a folder of
+            images, a list, an `.npy` or `.npz`, a COCO file or the record of an earlier calibration),
+            `calib_images`, `calib_batch`, `calib_seed`, `eval_data`, `allow_random`, `method`, `max_drop`
+            (0..1), `keep`, `scales`; see `bbx.pipeline.QuantizeStep`.
 
-    of_spec = {name: value for name, value in options.items() if name not in _GRAPH_DEFAULTS}
-    of_graph = {name: value for name, value in options.items() if name in _GRAPH_DEFAULTS}
-    spec = ModelSpec.from_request({"name": model, **of_spec})
-    task = task_of(check_options(spec))
-    if of_graph.get("dynamic_size") and task != "classification":
-        raise UsageError(
-            f"{model} has one image size an artefact: --dynamic-size belongs to classifiers.",
-            hint="Name the size: --image-size HEIGHTxWIDTH",
-        )
-    return ExportStep(maker.command, lowered(spec, lowering), format, **of_graph)
-
-
-def _graph(
-    model: str, precision: Precision, maker: _Maker, options: dict[str, Any], *, half_io: bool, last: bool
-) -> Made | None:
-    """The ONNX graph of a model in a precision, or None where it is the file that `model` names.
-
-    Args:
-        last: it is what the caller wants, and not only on the way to an engine.
+    Returns:
+        The document of `bbx quantize --json`.
 
     Raises:
-        UsageError: the precision cannot be had from this model, or an option comes too late for a file.
+        CheckFailed: parity failed, or the accuracy budget cannot be met.
+        BbxError: any other reason why there is no artefact.
     """
-    from bbx.pipeline import TypedStep
-
-    half: Literal["fp16", "bf16"] | None = precision if precision in ("fp16", "bf16") else None
-    if half is None and half_io:
-        raise UsageError("--half-io belongs to --fp16 or --bf16.")
-    if is_onnx_file(model):
-        changed = [n for n, v in options.items() if v != (_SPEC_DEFAULTS | _GRAPH_DEFAULTS).get(n, v)]
-        if changed:
-            flag = "--" + changed[0].replace("_", "-")
-            raise UsageError(f"{model} is a graph already, so {flag} comes too late.", hint="Leave it out.")
-        source = Path(model)
-        if half is None:
-            return None
-    elif precision in ("int8", "fp8"):
-        raise UsageError(
-            f"--{precision} needs a graph with Q/DQ nodes, and bbx does not place them yet.",
-            hint="Quantise the exported graph and type: bbx build-trt FILE.onnx --" + precision,
-        )
-    else:
-        step = _export_step(model, "onnx", maker, options, lowering="onnx" if last else "static")
-        made = maker.make(step, last=last and half is None)
-        if half is None:
-            return made
-        source = made.path
-    return maker.make(TypedStep(maker.command, source, half, half_io), last=last)
+    shown = {"precision": precision, "rest": rest, **options}
+    maker = Maker(command_line("quantize", model, shown, _DEFAULTS), Path(out), force, listener)
+    wanted = Wanted(model, precision, rest, lowering="onnx", last=True)
+    if is_onnx_file(model) and options.get("calib") is None and not options.get("allow_random"):
+        quantize_step(wanted, Path(model), maker, options)  # which says that there are no images
+    made = graph(wanted, maker, options)
+    assert made is not None  # a file that is taken as it is was refused above
+    return made.document
 
 
 def bench(

@@ -52,7 +52,7 @@ def weight_scale(
     rows = _rows(values, axis).astype(np.float64)
     largest = np.abs(rows).max(axis=1, initial=0.0)
     limit = largest if method == "max" else largest * _best_shares(rows, largest, eight)
-    scale = np.maximum(limit / eight.largest, _LEAST_SCALE).astype(np.float32)
+    scale: NDArray[np.float32] = np.maximum(limit / eight.largest, _LEAST_SCALE).astype(np.float32)
     return scale.reshape(()) if axis is None else scale
 
 

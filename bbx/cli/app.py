@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bbx.cli import bench, build_trt, doctor, export, models, report
+from bbx.cli import bench, bisect, build_trt, doctor, export, models, parity, quantize, report
 from bbx.cli.output import print_failure
 from bbx.errors import BbxError, Cancelled, ExhaustedError, UsageError
 from bbx.version import __version__
@@ -25,6 +25,9 @@ app = typer.Typer(
 app.command("models")(models.models)
 app.command("export")(export.export)
 app.command("build-trt")(build_trt.build_trt)
+app.command("quantize")(quantize.quantize)
+app.command("parity")(parity.parity)
+app.command("bisect")(bisect.bisect)
 app.command("bench")(bench.bench)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)

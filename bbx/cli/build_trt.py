@@ -20,7 +20,7 @@ class FlavorName(StrEnum):
     RTX = "rtx"
 
 
-@opt.with_options("model", "graph")
+@opt.with_options("model", "graph", "calibration")
 def build_trt(
     model: Annotated[
         str,
@@ -30,8 +30,8 @@ def build_trt(
     options: dict[str, Any],
     fp16: opt.Fp16 = False,
     bf16: opt.Bf16 = False,
-    int8: Annotated[bool, typer.Option("--int8", help="INT8, from a graph that has Q/DQ nodes.")] = False,
-    fp8: Annotated[bool, typer.Option("--fp8", help="FP8, from a graph that has Q/DQ nodes.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="INT8; takes --fp16 or --bf16 for the rest.")] = False,
+    fp8: Annotated[bool, typer.Option("--fp8", help="FP8 (E4M3), from sm_89 on; likewise.")] = False,
     flavor: Annotated[FlavorName, typer.Option(help="Which TensorRT.")] = FlavorName.AUTO,
     target: Annotated[
         list[str] | None, typer.Option(help="GPU such as sm_86; repeat it. Default: this GPU, or all.")
@@ -50,13 +50,16 @@ def build_trt(
     quiet: opt.Quiet = False,
 ) -> None:
     """Compile a model to a TensorRT engine and prove which precision the engine contains."""
-    precision = opt.precision_from(fp16=fp16, bf16=bf16, int8=int8, fp8=fp8)
+    eight = opt.precision_from(int8=int8, fp8=fp8)
+    precision = opt.precision_from(fp16=fp16, bf16=bf16) if eight == "fp32" else eight
+    rest = opt.rest_from(precision, fp16=fp16, bf16=bf16)
     from bbx import api
 
     with reporting(quiet=quiet) as listener:
         document = api.build_engine(
             model,
             precision=precision,
+            rest=rest,
             flavor=flavor.value,
             targets=target or (),
             profiles=profile or (),

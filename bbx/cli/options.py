@@ -66,6 +66,13 @@ class ImageSize:
     value: int | tuple[int, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What `--max-drop` was given, 0..1."""
+
+    value: float
+
+
 def parse_size(text: str) -> ImageSize:
     """`224` as one side of a square, `480x640` as height and width.
 
@@ -136,10 +143,62 @@ def _graph_options(
     """Options of `bbx.pipeline.ExportStep`."""
 
 
-_GROUPS: dict[str, Callable[..., None]] = {"model": _model_options, "graph": _graph_options}
+def parse_share(text: str) -> Share:
+    """`0.5%` and `0.005` as the same share.
+
+    Raises:
+        typer.BadParameter: it is neither.
+    """
+    number = text.strip()
+    try:
+        value = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no share. Type it like 0.5%.") from None
+    return Share(value)
 
 
-def with_options(*groups: Literal["model", "graph"]) -> Callable[[Callable[..., R]], Callable[..., R]]:
+def _calibration_options(  # noqa: PLR0917 - a group of options, never called
+    calib: Annotated[
+        str | None,
+        typer.Option(help="Images to calibrate on: a folder, a list, .npy, .npz, a COCO file or a record."),
+    ] = None,
+    calib_images: Annotated[int, typer.Option(help="Images used, at most.")] = 512,
+    calib_batch: Annotated[int, typer.Option(help="Images a run while calibrating.")] = 8,
+    calib_seed: Annotated[int, typer.Option(help="Seed of the sample of images.")] = 0,
+    eval_data: Annotated[
+        str | None, typer.Option(help="Images to judge the result by; default: some of --calib, held out.")
+    ] = None,
+    allow_random: Annotated[
+        bool, typer.Option("--allow-random", help="Calibrate on noise; the artefact says so for ever.")
+    ] = False,
+    method: Annotated[
+        str, typer.Option(help="auto, max, percentile:99.99, entropy or mse; see docs/quantize.md.")
+    ] = "auto",
+    max_drop: Annotated[
+        Share | None,
+        typer.Option(parser=parse_share, metavar="SHARE", help="Accuracy that may be lost, like 0.5%."),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="Pattern of names of layers to leave in floating point; repeat it."),
+    ] = None,
+    scales: Annotated[
+        Path | None, typer.Option(help="A file of scales to use: JSON, or a TensorRT calibration cache.")
+    ] = None,
+) -> None:
+    """Options of `bbx.pipeline.QuantizeStep`."""
+
+
+_GROUPS: dict[str, Callable[..., None]] = {
+    "model": _model_options,
+    "graph": _graph_options,
+    "calibration": _calibration_options,
+}
+
+
+def with_options(
+    *groups: Literal["model", "graph", "calibration"],
+) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Give a command the options of these groups, before those from `out` on.
 
     The command takes them as `options`: a dictionary as `bbx.api` wants it, enumerations as their values.
@@ -153,6 +212,8 @@ def with_options(*groups: Literal["model", "graph"]) -> Callable[[Callable[..., 
         @functools.wraps(command)
         def wrapper(**given: Any) -> R:
             options = {parameter.name: _plain(given.pop(parameter.name)) for parameter in shared}
+            if "keep" in options:  # typer has no empty list as a default
+                options["keep"] = tuple(options["keep"] or ())
             return command(**given, options=options)
 
         merged = [*own[:split], *shared, *own[split:]]
@@ -174,7 +235,7 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, ImageSize):
+    if isinstance(value, ImageSize | Share):
         return value.value
     return str(value) if isinstance(value, StrEnum) else value
 
@@ -190,6 +251,18 @@ def precision_from(**flags: bool) -> Precision:
         raise UsageError(f"--{wanted[0]} and --{wanted[1]} do not go together.", hint="Leave one out.")
     precision: Precision = wanted[0] if wanted else "fp32"
     return precision
+
+
+def rest_from(precision: Precision, *, fp16: bool, bf16: bool) -> Literal["fp32", "fp16", "bf16"]:
+    """The precision of what is not quantised, where INT8 or FP8 is; FP32 otherwise.
+
+    Raises:
+        UsageError: two are set.
+    """
+    if precision not in ("int8", "fp8"):
+        return "fp32"
+    rest = precision_from(fp16=fp16, bf16=bf16)
+    return "fp16" if rest == "fp16" else "bf16" if rest == "bf16" else "fp32"
 
 
 def precision_named(name: str) -> Precision:

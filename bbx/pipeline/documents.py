@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from bbx import artifact
 from bbx.artifact import Manifest, WeightsOrigin, specs_to_json
+from bbx.errors import CheckFailed
 from bbx.exporter.verify import Parity, require_parity
 from bbx.pipeline.ensure import commit_checked
 from bbx.pipeline.steps import Step
@@ -46,6 +47,7 @@ class Proven:
     Attributes:
         model: the model's name, or the path of the graph that was given.
         facts: further fields of the document.
+        failure: what else is not as it was asked for, in a sentence; empty when nothing is.
     """
 
     step: Step
@@ -62,6 +64,7 @@ class Proven:
     precision: Precision = "fp32"
     parent_sha256: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    failure: str = ""
 
 
 def weights_json(weights: WeightsOrigin) -> Any:
@@ -73,11 +76,13 @@ def settle(staging: Path, path: Path, proven: Proven) -> Manifest:
     """Put a staged ONNX, TorchScript or pt2 file in its place, with its manifest and document.
 
     Raises:
-        CheckFailed: parity failed; the file is kept under a name that says so.
+        CheckFailed: parity failed, or something else did; the file is kept under a name that says so.
     """
-    passed = proven.parity.verdict != "fail"
+    passed = proven.parity.verdict != "fail" and not proven.failure
     manifest = commit_checked(staging, path, _describer(staging, proven), passed=passed)
     require_parity(proven.parity, manifest.document["artifact"], manifest.document)
+    if proven.failure:
+        raise CheckFailed(proven.failure, document=manifest.document)
     return manifest
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from bbx.api import command_line
+from bbx.making import command_line
 from bbx.cli.app import app
 from bbx.cli.bench import exit_code
 

@@ -1,0 +1,108 @@
+"""The step from an FP32 graph to a quantised one, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from bbx.artifact import sha256_of
+from bbx.calibration.data.options import CalibrationOptions
+from bbx.errors import UsageError
+from bbx.pipeline.steps import Step, graph_hashes
+from bbx.types import Format
+
+RefineStep = Literal["equalise", "rounding", "bias"]
+REFINE_STEPS: tuple[RefineStep, ...] = ("equalise", "rounding", "bias")
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeStep(Step):
+    """An FP32 ONNX graph to one with Q/DQ nodes.
+
+    Attributes:
+        source: the FP32 graph.
+        precision: `int8` or `fp8`.
+        data: the images to calibrate with.
+        method: `auto`, or one method for all activations; see `bbx.calibration.thresholds`.
+        max_drop: by how much the task's measure may fall, 0..1; None to take what comes.
+        refine: what is done to the weights beyond rounding them, in this order.
+        keep: patterns of names of layers to leave in floating point.
+        scales: a file of scales to use instead of calibrated ones, where it names a tensor.
+    """
+
+    task: ClassVar[str] = "bbx.pipeline.quantize:quantize_task"
+
+    source: Path
+    precision: Literal["int8", "fp8"] = "int8"
+    data: CalibrationOptions = field(default_factory=CalibrationOptions)
+    method: str = "auto"
+    max_drop: float | None = None
+    refine: tuple[RefineStep, ...] = ()
+    keep: tuple[str, ...] = ()
+    scales: Path | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source", Path(self.source).absolute())
+        object.__setattr__(self, "keep", tuple(self.keep))
+        object.__setattr__(self, "refine", tuple(self.refine))
+        if self.scales is not None:
+            object.__setattr__(self, "scales", Path(self.scales).absolute())
+        if self.data.source is not None:
+            source = str(Path(self.data.source).absolute())
+            object.__setattr__(self, "data", replace(self.data, source=source))
+        if self.max_drop is not None and not 0 <= self.max_drop < 1:
+            raise UsageError(
+                f"--max-drop is {self.max_drop:.1%}, and must be between 0 % and 100 %.",
+                hint="Type it like 0.5%.",
+            )
+        unknown = [step for step in self.refine if step not in REFINE_STEPS]
+        if unknown:
+            raise UsageError(
+                f"There is no refinement {unknown[0]!r}.", hint=f"Known: {', '.join(REFINE_STEPS)}."
+            )
+
+    @property
+    def stem(self) -> str:
+        return f"{self.source.stem}.{self.precision}"
+
+    @property
+    def result_format(self) -> Format:
+        return "onnx"
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        return ("onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
+
+    @property
+    def reusable(self) -> bool:
+        # A list or an annotation file stays the same when the images that it names change.
+        named = (self.data.source, self.data.evaluation)
+        return all(
+            path is None or Path(path).is_dir() or Path(path).suffix in (".npy", ".npz") for path in named
+        )
+
+    def dependencies(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"graph": graph_hashes(self.source)}
+        for name, path in (("calib", self.data.source), ("evaluation", self.data.evaluation)):
+            if path is not None:
+                found[name] = _hashes(Path(path))
+        if self.scales is not None and self.scales.is_file():
+            found["scales"] = sha256_of(self.scales)
+        return found
+
+    def to_request(self) -> dict[str, Any]:
+        scales = None if self.scales is None else str(self.scales)
+        return {**Step.to_request(self), "scales": scales}
+
+    @classmethod
+    def from_request(cls, request: dict[str, Any]) -> QuantizeStep:
+        return cls(**{**request, "data": CalibrationOptions(**request["data"])})
+
+
+def _hashes(path: Path) -> Any:
+    """Hashes of the file, or of every file below the folder; None where there is neither."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return {file.relative_to(path).as_posix(): sha256_of(file) for file in files}
+    return sha256_of(path) if path.is_file() else None
