@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -35,6 +36,13 @@ def crop(index: int) -> Image.Image:
     return photographs[index % len(photographs)].crop((left, top, left + 110, top + 110))
 
 
+@cache
+def _encoded(index: int, suffix: str) -> bytes:
+    stream = io.BytesIO()
+    crop(index).save(stream, Image.registered_extensions()[suffix])
+    return stream.getvalue()
+
+
 @pytest.fixture
 def pictures(tmp_path: Path) -> Pictures:
     """Write pieces of photographs into a folder below the test's own."""
@@ -43,7 +51,7 @@ def pictures(tmp_path: Path) -> Pictures:
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         paths = [tmp_path / folder / f"{index:03d}.{suffix}" for index in range(start, start + count)]
         for index, path in enumerate(paths, start=start):
-            crop(index).save(path)
+            path.write_bytes(_encoded(index, path.suffix))
         return paths
 
     return write
