@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from bbx import artifact, process
-from bbx.making import DEFAULT_OUT, command_line
 from bbx.artifact import SUFFIXES, out_path
 from bbx.errors import ArtifactError, UsageError
+from bbx.making import DEFAULT_OUT, command_line
 from bbx.models.registry import check_options, lowered
 from bbx.models.spec import ModelSpec
 from bbx.pipeline import ExportStep, ensure
