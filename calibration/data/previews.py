@@ -57,7 +57,7 @@ def preview_of_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> Preview:
     constant = all(_is_constant(array) for array in arrays.values())
     planes = (_as_grey(array) for array in arrays.values())
     grey = next((plane for plane in planes if plane is not None), None)
-    return Preview(digest, None if grey is None or constant else _look(grey), constant)
+    return Preview(digest, None if grey is None else _look(grey), constant)
 
 
 def digest_of(arrays: Mapping[str, NDArray[np.generic]]) -> str:
@@ -73,7 +73,7 @@ def digest_of(arrays: Mapping[str, NDArray[np.generic]]) -> str:
 def _preview(sha256: str, image: Image.Image) -> Preview:
     extremes = [channel.getextrema() for channel in image.split()]
     constant = all(float(high) - float(low) <= _FLAT for low, high in extremes)  # type: ignore[arg-type]
-    return Preview(sha256, None if constant else _look(image.convert("L")), constant)
+    return Preview(sha256, _look(image.convert("L")), constant)
 
 
 def _look(grey: Image.Image) -> bytes | None:

@@ -105,9 +105,11 @@ def test_constant_images(tmp_path: Path, pictures: Any, sample: Any) -> None:
     pictures("photos", 40)
     Image.new("RGB", (50, 40), (10, 200, 30)).save(tmp_path / "photos" / "green.jpg")
     Image.new("L", (64, 64), 7).save(tmp_path / "photos" / "grey.png")
+    noisy = np.random.default_rng(0).integers(100, 103, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noisy).save(tmp_path / "photos" / "noisy.png")
     kinds = _kinds(sample(tmp_path / "photos"))
     assert set(kinds) == {"constant"}
-    assert "2 of 42 images have one colour: green.jpg, grey.png" in kinds["constant"].text
+    assert "3 of 43 images have one colour: green.jpg, grey.png, noisy.png" in kinds["constant"].text
 
 
 def test_a_dot_makes_an_image_more_than_constant(tmp_path: Path, pictures: Any, sample: Any) -> None:
