@@ -6,7 +6,10 @@
     bbx.export("resnet50", format="onnx")              # an artefact and its parity proof
     bbx.quantize("resnet50", calib="photos/")          # an INT8 graph, its record and its accuracy
     bbx.build_engine("resnet50", precision="fp16")     # an engine and its precision proof
+    bbx.parity("resnet50.int8.onnx")                   # every stage from torch to the artefact
+    bbx.bisect("resnet50.int8.onnx")                   # the nodes that lose it, and the graph without them
     bbx.bench(["resnet50"], runtimes=["ort-cpu"])      # measurements with verdicts
+    bbx.compare("old.onnx", "new.onnx")                # faster, slower, same, or not known
     bbx.report(["run-1", "run-2"], out="merged")       # several runs in one report
     bbx.preprocess(["cat.jpg"], "resnet50.onnx")       # images to an artefact's input, by its manifest
     bbx.postprocess(outputs, "resnet50.onnx", sizes)   # its outputs to labels, boxes or masks of the images
@@ -23,15 +26,20 @@ from bbx.version import __version__
 
 if TYPE_CHECKING:
     from bbx.api import bench, build, build_engine, export, quantize
+    from bbx.benchmarks.compare import compare
     from bbx.benchmarks.reports import report
     from bbx.by_manifest import postprocess, preprocess
+    from bbx.verify_api import bisect, parity
 
 __all__ = [
     "__version__",
     "bench",
+    "bisect",
     "build",
     "build_engine",
+    "compare",
     "export",
+    "parity",
     "postprocess",
     "preprocess",
     "quantize",
@@ -39,6 +47,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "compare": "bbx.benchmarks.compare",
+    "bisect": "bbx.verify_api",
+    "parity": "bbx.verify_api",
     "postprocess": "bbx.by_manifest",
     "preprocess": "bbx.by_manifest",
     "report": "bbx.benchmarks.reports",

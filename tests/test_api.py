@@ -12,15 +12,16 @@ import pytest
 import torch
 
 import bbx as package
-from bbx.api import command_line
 from bbx.errors import BbxError, CheckFailed, ModelError, UnavailableError, UsageError
 from bbx.exporter.engine_options import current_target
+from bbx.making import command_line
 from bbx.process import Event, Notice
 from bbx.runners.ort import OrtRunner
 
 
 def test_the_public_names_are_these() -> None:
     verbs = {"bench", "build", "build_engine", "export", "postprocess", "preprocess", "report"}
+    verbs |= {"bisect", "parity", "quantize"}
     assert set(package.__all__) == {"__version__", *verbs}
     assert dir(package) == sorted(package.__all__)
     assert all(callable(getattr(package, name)) for name in package.__all__ if name != "__version__")
