@@ -6,12 +6,13 @@ import tempfile
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import onnx
 
 from bbx import artifact, process
 from bbx.artifact import Manifest, sha256_of
+from bbx.calibration.agreement import tolerance_of
 from bbx.calibration.ranges import activation_ranges
 from bbx.errors import ArtifactError
 from bbx.exporter import verify
@@ -25,6 +26,8 @@ from bbx.pipeline.documents import Proven, Stopwatch, settle
 from bbx.pipeline.steps import TypedStep
 from bbx.runners.ort import OrtRunner
 from bbx.types import Task, TensorSpec
+
+_OF_CALIBRATION = ("calibration", "quantized_nodes", "kept_nodes", "error", "accuracy", "refinement")
 
 
 def typed_task(request: dict[str, Any]) -> dict[str, Any]:
@@ -40,7 +43,8 @@ def typed_task(request: dict[str, Any]) -> dict[str, Any]:
         artifact.check_external_data(step.source)
         parent = manifest_of(step.source)
         process.progress("scan", detail="ranges on photographs and noise")
-        with OrtRunner(step.source) as reference:
+        # Q/DQ nodes as written: fused into integer kernels they would round in other places.
+        with OrtRunner(step.source, exact=True) as reference:
             cases = _cases(reference.inputs, parent)
             references = verify.reference_outputs(cases, reference.infer)
             rows = _rows(reference.inputs, cases)
@@ -70,11 +74,22 @@ def typed_task(request: dict[str, Any]) -> dict[str, Any]:
             parity=parity,
             stopwatch=stopwatch,
             warnings=[*(parent.document.get("warnings", ()) if parent else ()), *warnings],
-            precision=step.precision,
+            precision=parent.precision if _is_quantised(parent) else step.precision,
             parent_sha256=sha256_of(step.source),
-            facts={"kept": [asdict(node) for node in typed.kept], "converted": typed.converted},
+            facts=_facts(typed, parent),
         )
         return settle(staging, path, proven).document
+
+
+def _is_quantised(parent: Manifest | None) -> TypeGuard[Manifest]:
+    return parent is not None and parent.precision in ("int8", "fp8")
+
+
+def _facts(typed: TypedGraph, parent: Manifest | None) -> dict[str, Any]:
+    """What the document says besides the usual; of a quantised graph, its calibration too."""
+    document = parent.document if _is_quantised(parent) else {}
+    inherited = {key: document[key] for key in _OF_CALIBRATION if key in document}
+    return inherited | {"kept": [asdict(node) for node in typed.kept], "converted": typed.converted}
 
 
 def manifest_of(path: Path) -> Manifest | None:
@@ -160,7 +175,7 @@ def _parity_of_heads(
 def _answers(model: onnx.ModelProto, path: Path, cases: list[verify.Case]) -> list[dict[str, Any]]:
     """A graph's outputs on every case, in float32."""
     save_onnx(model, path)
-    with OrtRunner(path) as runner:
+    with OrtRunner(path, exact=True) as runner:
         dtypes = {spec.name: spec.dtype for spec in runner.inputs}
         return [
             {
@@ -181,14 +196,15 @@ def _compared(
     cases: list[verify.Case],
     references: list[dict[str, Any]],
 ) -> verify.Parity:
-    with OrtRunner(path) as runner:
+    with OrtRunner(path, exact=True) as runner:
         dtypes = {spec.name: spec.dtype for spec in runner.inputs}
 
         def infer(feeds: verify.Arrays) -> verify.Arrays:
             return runner.infer({name: feed.astype(dtypes[name]) for name, feed in feeds.items()})
 
         postprocess = parent.postprocess if parent else None
-        against = f"its FP32 graph {step.source.name}"
+        quantised = _is_quantised(parent)
+        against = f"its {'Q/DQ' if quantised else 'FP32'} graph {step.source.name}"
         return judge(
             cases,
             references,
@@ -197,4 +213,6 @@ def _compared(
             postprocess,
             against=against,
             random_weights=parent is not None and parent.weights == "random",
+            # Where 16 bits fall on the other side of a rounding, an eight-bit value is another one.
+            tolerance=tolerance_of(parent.precision, postprocess) if parent and quantised else None,
         )
