@@ -129,6 +129,22 @@ def test_ink_becomes_light(tmp_path: Path, name: str) -> None:
     assert [seen[8], seen[24], seen[40], seen[56]] == [[0, 255, 255], [255, 0, 0], [0, 0, 0], [255, 255, 255]]
 
 
+def test_ink_as_luma_and_chroma(tmp_path: Path) -> None:
+    """What Photoshop writes (YCCK): the same file as of ink, with another transform in Adobe's marker."""
+    path = tmp_path / "ink.jpg"
+    seen = []
+    # Stored inverted, so as luma, chroma, chroma and black these are 255, 128, 128, 255 and 0, 128, 128, 255.
+    for ink in ((0, 127, 127, 0), (255, 127, 127, 0)):
+        Image.new("CMYK", (8, 8), ink).save(path, quality=100)
+        stored = bytearray(path.read_bytes())
+        transform = stored.index(b"Adobe") + 11
+        assert stored[transform] == 0
+        stored[transform] = 2
+        path.write_bytes(stored)
+        seen.append(_pixels(path)[0])
+    assert seen == [[0, 0, 0], [255, 255, 255]]
+
+
 def test_the_ink_of_a_real_photograph(tmp_path: Path) -> None:
     """Converted to ink and back, a photograph stays itself; inverted, it would be its own negative."""
     photograph = images.decode(images.PHOTOGRAPHS / "coffee.jpg").resize((96, 64))

@@ -107,21 +107,7 @@ def calibration_set(
     chosen = _drawn(source, options) if given is None else _again(source, given)
     if feeder.batch is not None:
         chosen = replace(chosen, parts=whole_batches(chosen.parts, feeder.batch), batch=feeder.batch)
-    record = CalibrationRecord(
-        source=source.kind,
-        random=source.kind == "random",
-        root=None if source.root is None else str(source.root.absolute()),
-        annotations=_annotations(source),
-        inputs=inputs,
-        preprocess=source.preprocess,
-        seed=chosen.seed,
-        batch=chosen.batch,
-        found=chosen.found,
-        classes=chosen.classes,
-        images=tuple(_recorded(seen, split) for seen, split in chosen.parts),
-        skipped=chosen.skipped,
-        findings=_findings(chosen, source, options, feeder),
-    )
+    record = _record(chosen, source, inputs, _findings(chosen, source, options, feeder))
     for finding in record.findings:
         if finding.severity == "warning" or finding.kind == "skipped":
             process.warn(f"Calibration data: {finding.text} {finding.remedy}")
@@ -210,6 +196,26 @@ def _findings(
         skipped=[each.path for each in chosen.skipped],
         evaluation=evaluation,
         random=source.kind == "random",
+    )
+
+
+def _record(
+    chosen: _Chosen, source: Source, inputs: tuple[TensorSpec, ...], found: tuple[Finding, ...]
+) -> CalibrationRecord:
+    return CalibrationRecord(
+        source=source.kind,
+        random=source.kind == "random",
+        root=None if source.root is None else str(source.root.absolute()),
+        annotations=_annotations(source),
+        inputs=inputs,
+        preprocess=source.preprocess,
+        seed=chosen.seed,
+        batch=chosen.batch,
+        found=chosen.found,
+        classes=chosen.classes,
+        images=tuple(_recorded(seen, split) for seen, split in chosen.parts),
+        skipped=chosen.skipped,
+        findings=found,
     )
 
 

@@ -31,12 +31,11 @@ class StoredArray:
     offset: int
 
     def row(self, index: int) -> NDArray[np.generic]:
-        """One row, in this machine's byte order; read and not mapped, so that it is gone when its user is."""
+        """One row; read and not mapped, so that it does not stay in memory."""
         shape = self.shape[1:]
         count = int(np.prod(shape, dtype=np.int64))
         start = self.offset + index * count * self.dtype.itemsize
-        values = np.fromfile(self.path, self.dtype, count, offset=start)
-        return values.reshape(shape).astype(self.dtype.newbyteorder("="), copy=False)
+        return np.fromfile(self.path, self.dtype, count, offset=start).reshape(shape)
 
 
 def scratch_folder(owner: object) -> Path:
