@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import select
 import shutil
-import subprocess
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,6 +26,14 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 def found() -> str | None:
     """Path of the browser, or None."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+_IS_DRAWN = """canvas => {
+  const {data, width, height} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  const colours = new Set();
+  for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 40) colours.add(data.slice(i, i + 3).join());
+  return width > 100 && height > 10 && colours.size > 1;
+}"""
 
 
 class Page:
@@ -61,6 +70,14 @@ class Page:
             self._hear(self._receive())
         self.settle()
 
+    def open_afresh(self, file: Path) -> Page:
+        """Load a file on a wide window in light colours, and forget what earlier ones asked for."""
+        self.look()
+        self.requests.clear()
+        self.complaints.clear()
+        self.open(file)
+        return self
+
     def settle(self) -> None:
         """Wait for two frames: what was asked for is then on the screen."""
         self.value("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))")
@@ -94,6 +111,33 @@ class Page:
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
         self.settle()
+
+    def choose(self, selector: str, value: str) -> None:
+        """Choose an option of the first select of a CSS selector, by its value."""
+        select = f"document.querySelector({json.dumps(selector)})"
+        self.value(f"{select}.value = {json.dumps(value)}; {select}.dispatchEvent(new Event('change'))")
+        self.settle()
+
+    def count(self, selector: str) -> int:
+        """How many elements a CSS selector has."""
+        return int(self.value(f"document.querySelectorAll({json.dumps(selector)}).length"))
+
+    def text(self, selector: str) -> str:
+        """The text of the first element of a CSS selector."""
+        return str(self.value(f"document.querySelector({json.dumps(selector)}).textContent"))
+
+    def each(self, selector: str, what: str) -> list[Any]:
+        """What an expression of `node` gives for each element of a CSS selector that is laid out."""
+        nodes = f"[...document.querySelectorAll({json.dumps(selector)})]"
+        found: list[Any] = self.value(f"{nodes}.filter(n => n.getClientRects().length).map(node => {what})")
+        return found
+
+    def all_drawn(self, canvases: str) -> bool:
+        """Whether each canvas of a CSS selector shows more than one colour, once the first was in sight."""
+        self.value(f"document.querySelector({json.dumps(canvases)}).scrollIntoView()")
+        self.settle()
+        drawn = self.each(canvases, f"({_IS_DRAWN})(node)")
+        return bool(drawn) and all(drawn)
 
     def press(self, key: str) -> None:
         """Press a key, where the focus is."""
@@ -153,31 +197,47 @@ class Page:
             self.complaints.append(said["entry"]["text"])
 
 
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--hide-scrollbars",
+    "--no-first-run",
+    "--remote-debugging-pipe",
+)
+
+
 @contextlib.contextmanager
 def page(browser: str) -> Iterator[Page]:
     """A page in a browser of its own, which has a fresh profile and is gone afterwards."""
-    (ours_out, theirs_in), (theirs_out, ours_in) = os.pipe()[::-1], os.pipe()[::-1]
-    flags = "--headless --no-sandbox --disable-gpu --hide-scrollbars --no-first-run --remote-debugging-pipe"
+    theirs_in, ours_out = os.pipe()
+    ours_in, theirs_out = os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        # The shell puts the ends of the pipes where the browser looks for them.
-        command = f'exec "$0" {flags} --user-data-dir="$1" 3<&{theirs_in} 4>&{theirs_out}'
-        process = subprocess.Popen(
-            ["/bin/sh", "-c", command, browser, profile],
-            pass_fds=(theirs_in, theirs_out),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        os.close(theirs_in)
-        os.close(theirs_out)
+        process = _started([browser, *FLAGS, f"--user-data-dir={profile}"], theirs_in, theirs_out)
         try:
             yield Page(ours_out, ours_in)
         finally:
             os.close(ours_out)  # which ends it
             os.close(ours_in)
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, 9)
-                process.wait()
+            _end(process)
+
+
+def _started(command: list[str], commands: int, answers: int) -> int:
+    """Start the browser with its ends of the pipes where it looks for them, and close ours of these."""
+    high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (commands, answers)]
+    nowhere = [(os.POSIX_SPAWN_OPEN, end, os.devnull, os.O_RDWR, 0) for end in range(3)]
+    ends = [(os.POSIX_SPAWN_DUP2, end, place) for end, place in zip(high, (3, 4), strict=True)]
+    process = os.posix_spawn(command[0], command, os.environ, file_actions=[*nowhere, *ends], setpgroup=0)
+    for end in (commands, answers, *high):
+        os.close(end)
+    return process
+
+
+def _end(process: int) -> None:
+    """Wait for the browser, and end it and its helpers where it does not end by itself."""
+    for _ in range(100):
+        if os.waitpid(process, os.WNOHANG)[0]:
+            return
+        time.sleep(0.1)
+    os.killpg(process, signal.SIGKILL)
+    os.waitpid(process, 0)

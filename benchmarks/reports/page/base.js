@@ -36,10 +36,11 @@ const decoded = new Map();
 function samplesOf(row) {
   if (!row.trace) return new Float64Array(0);
   if (!decoded.has(row)) {
-    const bytes = Uint8Array.from(atob(row.trace.levels), (letter) => letter.charCodeAt(0));
+    const bytes = atob(row.trace.levels);
     const samples = new Float64Array(bytes.length / 2);
     for (let i = 0; i < samples.length; i++) {
-      samples[i] = row.trace.low + (bytes[2 * i] + 256 * bytes[2 * i + 1]) * row.trace.step;
+      const level = bytes.charCodeAt(2 * i) + 256 * bytes.charCodeAt(2 * i + 1);
+      samples[i] = row.trace.low + level * row.trace.step;
     }
     decoded.set(row, samples);
   }
