@@ -17,7 +17,7 @@ FEWEST = 32
 than eight one changed answer is more than 12 points. NVIDIA's guides call about 500 enough."""
 
 NEAR = 6
-"""Of the 128 bits of a look: how many may differ between two pictures of the same. Measured on 34 images of
+"""Of the 128 bits of a look: how many may differ between two pictures of the same. Measured on 32 images of
 scikit-image, scikit-learn and bbx: as JPEG of quality 50 or 20, halved, or with less contrast, nine in ten
 differ by at most 5 bits from what they were; different photographs by 33 or more, a stereo pair by 19."""
 

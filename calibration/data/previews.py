@@ -22,7 +22,7 @@ _FLAT = 2
 
 _TEXTURE = 16
 """Of 128 steps between neighbours: how many have to go against the rest. Pieces of an evening sky have up to
-7; of 34 whole photographs and drawings all but one have 19 or more."""
+7; of 32 whole photographs and drawings all but one have 19 or more."""
 
 
 @dataclass(frozen=True, slots=True)
