@@ -84,7 +84,7 @@ def _decisive(model: ModelProto) -> str:
 def _decisions(model: ModelProto, batches: Batches, output: str) -> list[NDArray[np.uint16]]:
     """The class of each image or pixel; a batch's answers are dropped once it is decided."""
     decided = []
-    with session(model, "an evaluation") as opened:
+    with session(model, "an evaluation", exact=True) as opened:
         for batch in batches():
             (values,) = opened.run(batch, [output])
             if values.ndim < 2:
@@ -119,5 +119,5 @@ def _matched_detections(model: ModelProto, batches: Batches, threshold: float) -
 
 
 def _answers(model: ModelProto, batches: Batches) -> list[Answers]:
-    with session(model, "an evaluation") as opened:
+    with session(model, "an evaluation", exact=True) as opened:
         return [dict(zip(opened.outputs, opened.run(batch), strict=True)) for batch in batches()]
