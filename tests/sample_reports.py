@@ -45,7 +45,7 @@ def row(**changes: Any) -> Document:
         "peak_bytes": 256 << 20,
         "parity": {"verdict": "pass", "cases": []},
         "weights": "pretrained",
-        "load": {"seconds": 3.25},
+        "load": {"seconds": 3.25, "cores": 2, "own_cores": 1.98, "other_cores": 0.015, "steal_share": 0.0},
         "command": "bbx bench resnet18",
     } | changes
     key = f"{found['subject']}/{found['runtime']}/{found['precision']}/b{found['batch']}/single"

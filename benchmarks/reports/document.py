@@ -66,7 +66,8 @@ def machine(environment: Mapping[str, Any]) -> str:
     """A machine in a few words."""
     cpu, gpu = environment["cpu"], environment["gpu"]
     cores = len(cpu["usable"])
-    return f"{gpu['name'] + ', ' if gpu else ''}{cpu['model'] or 'unknown CPU'}, {cores} cores"
+    accelerator = f"{gpu['name'] or 'unknown GPU'}, " if gpu else ""
+    return f"{accelerator}{cpu['model'] or 'unknown CPU'}, {cores} cores"
 
 
 def machines(report: Document) -> dict[str, str]:

@@ -23,7 +23,7 @@ from bbx.benchmarks.reports.document import (
     is_valid,
     machines,
 )
-from bbx.benchmarks.reports.markdown import environment_lines
+from bbx.benchmarks.reports.facts import environment_lines
 from bbx.benchmarks.reports.quantised import Drawn, drawn
 from bbx.benchmarks.reports.samples import Traces
 
@@ -49,6 +49,7 @@ _SHOWN_WHERE_THERE = (
     "threads",
     "device",
     "clock",
+    "load",
     "profile",
     "artefact_sha256",
     "accuracy",

@@ -62,9 +62,19 @@ class _Cpu(_Part):
     hypervisor: bool | None
 
 
+class _Gpu(_Part):
+    name: str | None
+    driver: str | None
+    throttled: list[str]
+
+
 class _Environment(_Part):
     cpu: _Cpu
-    gpu: dict[str, Any] | None
+    gpu: _Gpu | None
+    kernel: str | None
+    system: str | None
+    machine: str | None
+    python: str
     memory_bytes: int | None
     libraries: dict[str, str]
     variables: dict[str, str]

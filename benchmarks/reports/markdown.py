@@ -22,6 +22,7 @@ from bbx.benchmarks.reports.document import (
     what_to_do,
     why,
 )
+from bbx.benchmarks.reports.facts import environment_lines
 from bbx.benchmarks.units import mebibytes, milliseconds, significant
 
 LONGEST = 65_000
@@ -154,32 +155,8 @@ def _environments(report: Document) -> str:
     return "\n".join(f"## {_cell(machine(each))}\n\n{_environment(each)}" for each in found)
 
 
-def environment_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    """What is known of a machine, as name and text."""
-    cpu, gpu = facts["cpu"], facts["gpu"]
-    quota = f", quota {cpu['quota']:g}" if cpu["quota"] else ""
-    virtual = ", in a virtual machine" if cpu["hypervisor"] else ""
-    return [
-        ("CPU", f"{cpu['model'] or 'unknown'}, {len(cpu['usable'])} of {cpu['cores']} cores{quota}{virtual}"),
-        ("instructions", ", ".join(cpu["instructions"]) or "cannot be read"),
-        ("governor", cpu["governor"] or "cannot be read"),
-        ("GPU", _gpu(gpu) if gpu else "none"),
-        ("memory", mebibytes(facts["memory_bytes"]) if facts["memory_bytes"] else "unknown"),
-        ("system", f"{facts['system']} {facts['kernel']} {facts['machine']}, Python {facts['python']}"),
-        ("libraries", ", ".join(f"{name} {version}" for name, version in facts["libraries"].items())),
-        ("variables", ", ".join(f"{name}={value}" for name, value in facts["variables"].items()) or "none"),
-        ("could not be read", ", ".join(facts["unread"]) or "nothing"),
-        ("fingerprint", facts["fingerprint"][:16]),
-    ]
-
-
 def _environment(facts: dict[str, Any]) -> str:
     return "".join(f"- {name}: {_cell(text)}\n" for name, text in environment_lines(facts))
-
-
-def _gpu(gpu: dict[str, Any]) -> str:
-    held_back = f", held back: {', '.join(gpu['throttled'])}" if gpu["throttled"] else ""
-    return f"{gpu['name']}, driver {gpu['driver']}{held_back}"
 
 
 def _line(cells: Iterable[str]) -> str:

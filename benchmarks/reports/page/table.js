@@ -168,9 +168,17 @@ function factsOf(row) {
   }
   if (row.distance !== null) facts.push(["distance", `${row.distance.toPrecision(3)} from the reference's answers`]);
   for (const [name, value] of Object.entries(row.accuracy ?? {})) facts.push([name, significant(value)]);
+  if (row.load) facts.push(["machine", loadOf(row.load)]);
   if (row.threads) facts.push(["threads", String(row.threads)]);
   if (row.artefact_sha256) facts.push(["artefact", `SHA-256 ${row.artefact_sha256}`]);
   return facts;
+}
+
+// What else ran meanwhile; null is what could not be read, and is not said to be nothing.
+function loadOf(load) {
+  const others = load.other_cores === null ? "an unknown number" : significant(load.other_cores, 2);
+  const stolen = load.steal_share ? `, ${(load.steal_share * 100).toFixed(1)} % of the time stolen` : "";
+  return `${significant(load.own_cores, 3)} of ${load.cores} cores busy with this row, ${others} with others${stolen}`;
 }
 
 function commandOf(row) {
