@@ -68,25 +68,20 @@ def describe(root: Path = ROOT) -> dict[str, Any]:
 
 def fingerprint(facts: dict[str, Any]) -> str:
     """SHA-256 over everything in `describe` that does not change from minute to minute."""
+    return fingerprint_of(lasting(facts))
+
+
+def lasting(facts: dict[str, Any]) -> dict[str, Any]:
+    """What of `describe` makes two machines or two set-ups different."""
     gpu = facts["gpu"] or {}
-    return fingerprint_of(
-        {
-            "cpu": {name: value for name, value in facts["cpu"].items() if name != "mhz"},
-            "gpu": {name: gpu.get(name) for name in ("name", "driver", "memory_bytes", "power_limit_w")},
-            **{
-                name: facts[name]
-                for name in (
-                    "memory_bytes",
-                    "kernel",
-                    "system",
-                    "machine",
-                    "python",
-                    "libraries",
-                    "variables",
-                )
-            },
-        }
-    )
+    return {
+        "cpu": {name: value for name, value in facts["cpu"].items() if name != "mhz"},
+        "gpu": {name: gpu.get(name) for name in ("name", "driver", "memory_bytes", "power_limit_w")},
+        **{
+            name: facts[name]
+            for name in ("memory_bytes", "kernel", "system", "machine", "python", "libraries", "variables")
+        },
+    }
 
 
 def _cpu(root: Path) -> dict[str, Any]:

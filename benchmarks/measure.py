@@ -189,6 +189,12 @@ def _warm_up(chunks: Chunks, profile: Profile) -> tuple[Samples, bool, int]:
     return np.concatenate(windows), False, runs
 
 
+def warm_up(bound: Bound, profile: Profile, *, now: Callable[[], int] = time.perf_counter_ns) -> float:
+    """Run until the speed has settled, or the profile's cap; gives nanoseconds a run at the end."""
+    samples, _, runs = _warm_up(_chunks(bound, now), profile)
+    return max(1.0, float(np.median(samples[-runs:])))
+
+
 def _windows(chunks: Chunks) -> Iterator[tuple[Samples, int]]:
     """Windows of at least three runs and, once the speed is known, of about 100 ms."""
     first, took = chunks(1)

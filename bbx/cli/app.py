@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bbx.cli import bench, bisect, build_trt, doctor, export, models, parity, quantize, report
+from bbx.cli import bench, bisect, build_trt, compare, doctor, export, models, parity, quantize, report
 from bbx.cli.output import print_failure
 from bbx.errors import BbxError, Cancelled, ExhaustedError, UsageError
 from bbx.version import __version__
@@ -29,6 +29,7 @@ app.command("quantize")(quantize.quantize)
 app.command("parity")(parity.parity)
 app.command("bisect")(bisect.bisect)
 app.command("bench")(bench.bench)
+app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
 
