@@ -54,12 +54,12 @@ class Crew:
     """Threads that each have one task after another carried out, on CPUs of their own.
 
     Args:
-        size: how many.
+        size: how many, where there are as many CPUs.
     """
 
     def __init__(self, size: int) -> None:
-        self.size = size
         cpus = usable_cpus()
+        self.size = size = min(size, len(cpus))
         self._servers = [WarmServers(imports_for, cpus=frozenset(cpus[index::size])) for index in range(size)]
         # Kept as long as the servers, which end with the thread that started them.
         self._threads = [ThreadPoolExecutor(1) for _ in self._servers]
