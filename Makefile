@@ -14,8 +14,9 @@ bench: $(READY)  ## the main job: every preset on every runtime of this machine,
 demo: $(READY)  ## three models, under five minutes
 	$(BIN)/bbx bench resnet18 mobilenet_v3_small efficientnet_lite1 --profile quick --resume --out reports/demo
 
-picture: $(READY)  ## the README's picture, from the committed report of the demo
+picture: $(READY)  ## the README's pictures: the table of the committed demo, and (needs Chromium) the page of reports/demo
 	$(BIN)/python docs/picture.py docs/results/demo/report.json docs/table.svg
+	BBX_PICTURE_OF=reports/demo $(BIN)/python -m pytest tests/benchmarks/test_report_looks.py -k picture
 
 # Most tests wait for one thread of an exporter, so they run side by side; what measures time runs alone.
 test: $(READY)  ## everything that can be tested without a GPU

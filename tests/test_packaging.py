@@ -21,15 +21,18 @@ ROOMS = ("exporter", "calibration", "benchmarks")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Names in a wheel that is built from a copy of the tree."""
     folder = tmp_path_factory.mktemp("wheel")
-    ignored = shutil.ignore_patterns(
-        ".*", "build", "*.egg-info", "__pycache__", "artifacts", "reports", "tests"
-    )
-    shutil.copytree(ROOT, folder / "tree", symlinks=True, ignore=ignored)
+    shutil.copytree(ROOT, folder / "tree", symlinks=True, ignore=_not_sources)
     command = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index", "-q"]
     subprocess.run([*command, "-w", folder, folder / "tree"], check=True, capture_output=True, timeout=300)
     [path] = folder.glob("bbx-*.whl")
     with zipfile.ZipFile(path) as archive:
         return archive.namelist()
+
+
+def _not_sources(folder: str, names: list[str]) -> set[str]:
+    """What the tree has besides its sources: what was made, and tests."""
+    everywhere = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__")(folder, names)
+    return everywhere | ({"artifacts", "reports", "tests"} if Path(folder) == ROOT else set())
 
 
 def _sources() -> set[str]:
@@ -56,7 +59,9 @@ def test_nothing_is_installed_beside_bbx(wheel: list[str]) -> None:
 def test_data_files_are_in_the_wheel(wheel: list[str]) -> None:
     pictures = {f"bbx/photographs/{path.name}" for path in (ROOT / "bbx" / "photographs").iterdir()}
     assert len(pictures) > 4
-    assert pictures | {"bbx/py.typed"} <= set(wheel)
+    page = {f"bbx/{path.relative_to(ROOT)}" for path in (ROOT / "benchmarks" / "reports" / "page").iterdir()}
+    assert len(page) > 4
+    assert pictures | page | {"bbx/py.typed"} <= set(wheel)
 
 
 def test_every_package_of_the_tree_is_listed() -> None:

@@ -100,7 +100,7 @@ class _Report(_Part):
     profile: str
     complete: bool
     planned: int
-    missing: list[str]
+    missing: list[str] = []
     environment: _Environment
     environments: list[_Environment] = []
     comparison: list[_Pair] = []

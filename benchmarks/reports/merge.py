@@ -111,14 +111,18 @@ def _merged(runs: Sequence[_Run]) -> tuple[Document, list[_Source]]:
     environments = {each["fingerprint"]: each for run in runs for each in environments_of(run.report)}
     rows = [_placed(row, mark, several=len(environments) > 1) for (_, mark), (_, row) in sources.items()]
     missing = _missing(runs, sources)
+    # Reports of bbx 0.1 say only how many rows they did not reach.
+    untold = sum(
+        run.report["planned"] - len(run.report["results"]) for run in runs if "missing" not in run.report
+    )
     left_out = {json.dumps(each, sort_keys=True): each for run in runs for each in run.report["left_out"]}
     newest = runs[-1].report
     merged = {
         "schema": newest["schema"],
         "created": newest["created"],
         "profile": ", ".join(dict.fromkeys(run.report["profile"] for run in runs)),
-        "complete": not missing,
-        "planned": len(rows) + len(missing),
+        "complete": not missing and not untold,
+        "planned": len(rows) + len(missing) + untold,
         "missing": missing,
         "verdicts": count_verdicts(rows),
         "environment": newest["environment"],
@@ -166,7 +170,9 @@ def _placed(row: Document, mark: str, *, several: bool) -> Document:
 def _missing(runs: Sequence[_Run], sources: dict[_Identity, _Source]) -> list[str]:
     """Keys of the rows that a run did not get to, and no other run of its environment either."""
     wanted = (
-        (key, run.report["environment"]["fingerprint"]) for run in runs for key in run.report["missing"]
+        (key, run.report["environment"]["fingerprint"])
+        for run in runs
+        for key in run.report.get("missing", [])
     )
     return [key for key, _ in dict.fromkeys(each for each in wanted if each not in sources)]
 

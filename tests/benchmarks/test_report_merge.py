@@ -119,6 +119,16 @@ def test_rows_that_one_run_did_not_reach_may_be_in_another(tmp_path: Path) -> No
     assert not bbx.report([stopped, rest, elsewhere], out=tmp_path / "out")["complete"]
 
 
+def test_a_report_that_does_not_tell_which_rows_are_missing_is_read(tmp_path: Path) -> None:
+    file = run(tmp_path / "1", "eager", planned=["eager", "ort-cpu"]) / "report.json"
+    older = json.loads(file.read_text())
+    del older["missing"]
+    file.write_text(json.dumps(older))
+    merged = bbx.report([tmp_path / "1"], out=tmp_path / "out")
+    assert (merged["complete"], merged["planned"], merged["missing"]) == (False, 2, [])
+    assert "Stopped after 1 of 2 rows." in (tmp_path / "out" / "report.md").read_text()
+
+
 def test_a_run_is_drawn_anew_in_its_own_folder(tmp_path: Path) -> None:
     before = written(tmp_path, rows=3)
     (tmp_path / "rows.jsonl").write_text("what bench wrote\n")

@@ -10,6 +10,7 @@ const COLUMNS = [
   { title: "precision", value: (row) => row.precision, class: "mid" },
   { title: "batch", value: (row) => row.batch, class: "number mid" },
   { title: "median, ms", value: latency("median"), cell: medianCell, class: "number figures median" },
+  { title: "verdict", value: (row) => row.verdict, cell: (row) => row.verdict.replace("_", " "), class: "grade" },
   { title: "p90, ms", value: latency("p90"), cell: (row) => ms(latency("p90")(row)), class: "number figures wide" },
   { title: "p99, ms", value: latency("p99"), cell: (row) => ms(latency("p99")(row)), class: "number figures wide" },
   { title: "spread", value: relativeSpread, cell: sparkline, class: "wide", hint: "0.8 to 1.6 times the median" },
@@ -18,7 +19,6 @@ const COLUMNS = [
   { title: "parity", value: (row) => row.parity, class: "mid" },
   { title: "change", value: (row) => row.change && row.change.ratio, cell: changeCell, class: "number", only: () => report.rows.some((row) => row.change) },
   { title: "machine", value: (row) => report.machines[row.machine].name, class: "mid", only: () => several("machine") },
-  { title: "verdict", value: (row) => row.verdict, cell: (row) => row.verdict.replace("_", " "), class: "grade" },
 ].filter((column) => !column.only || column.only());
 
 function rate(row) {
@@ -30,7 +30,7 @@ function nameCell(row) {
   button.addEventListener("click", () => toggle(row));
   const machine = several("machine") ? ` · ${report.machines[row.machine].name}` : "";
   const rest = `${row.runtime} · ${row.precision} · batch ${row.batch}${machine}`;
-  const cell = el("span", {}, button, row.random ? el("small", { title: "Speed and shapes are real, answers are not." }, " random weights") : null);
+  const cell = el("span", {}, button, row.random ? el("small", { class: "below" }, "random weights") : null);
   cell.append(el("small", { class: "narrow" }, rest));
   return cell;
 }
