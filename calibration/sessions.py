@@ -15,6 +15,7 @@ from onnx import ModelProto
 from bbx.errors import BbxError, UnavailableError
 from bbx.exporter.onnx_io import PROTOBUF_LIMIT, save_onnx
 from bbx.runners.gpu import gpus
+from bbx.runners.ort import DROPS_RELU
 
 _SILENT = 4
 """It would print what is raised here as an error."""
@@ -72,7 +73,9 @@ def session(model: ModelProto, purpose: str, *, exact: bool = False) -> Iterator
     with tempfile.TemporaryDirectory(prefix="bbx-graph-") as folder:
         try:
             source = _source(model, Path(folder))
-            opened = onnxruntime.InferenceSession(source, options, providers=providers)
+            opened = onnxruntime.InferenceSession(
+                source, options, providers=providers, disabled_optimizers=list(DROPS_RELU)
+            )
         except Exception as error:  # ONNX Runtime's errors share no base class
             raise BbxError(f"ONNX Runtime cannot load the graph for {purpose}: {error}") from error
         yield Session(opened, purpose)

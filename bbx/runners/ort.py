@@ -25,6 +25,9 @@ Provider = Literal["cpu", "cuda"]
 
 _PROVIDERS: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _ERROR_LEVEL = 3
+DROPS_RELU = ("ReluQuantRewrite", "ClipQuantRewrite")
+"""Graph optimisers of ONNX Runtime 1.31 that take a ReLU or a clip away before an FP8 QuantizeLinear, as if
+its zero point were its least value; the network then computes something else."""
 _DTYPES = {"float": "float32", "double": "float64"}
 
 
@@ -34,9 +37,9 @@ def _unsafe_for(graph: Any) -> list[str]:
     ONNX Runtime 1.31 dies of SIGSEGV when its blocked-layout transformer meets the FP16 graph of
     torchvision's ViT-B/16. On a CPU an FP16 graph is run for its answers, not for its speed.
     """
-    float16 = 10  # onnx.TensorProto.FLOAT16
-    holds_half = any(tensor.data_type == float16 for tensor in graph.graph.initializer)
-    return ["NchwcTransformer"] if holds_half else []
+    float16, float8 = 10, 17  # onnx.TensorProto.FLOAT16, FLOAT8E4M3FN
+    held = {tensor.data_type for tensor in graph.graph.initializer}
+    return (["NchwcTransformer"] if float16 in held else []) + (list(DROPS_RELU) if float8 in held else [])
 
 
 class OrtRunner(Runner):
