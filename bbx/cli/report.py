@@ -18,7 +18,9 @@ def report(
     *,
     comparison: Annotated[
         Path | None,
-        typer.Option(help="What `bbx compare --json` printed: rows that became slower are failures."),
+        typer.Option(
+            help="What `bbx compare BASE HEAD --json` printed: rows that became slower are failures."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="A folder.")] = opt.DEFAULT_OUT,
     as_json: opt.Json = False,
