@@ -30,9 +30,13 @@ def found() -> str | None:
 
 _IS_DRAWN = """canvas => {
   const {data, width, height} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
-  const colours = new Set();
-  for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 40) colours.add(data.slice(i, i + 3).join());
-  return width > 100 && height > 10 && colours.size > 1;
+  const heights = new Set();
+  for (let i = 0; i < data.length; i += 4) {
+    const [red, green, blue, opaque] = data.slice(i, i + 4);
+    const vivid = Math.max(red, green, blue) - Math.min(red, green, blue) > 40;
+    if (opaque > 20 && vivid) heights.add(Math.floor(i / 4 / width));
+  }
+  return width > 100 && heights.size > 5;
 }"""
 
 
@@ -133,7 +137,7 @@ class Page:
         return found
 
     def all_drawn(self, canvases: str) -> bool:
-        """Whether each canvas of a CSS selector shows more than one colour, once the first was in sight."""
+        """Whether each canvas of a CSS selector has colour at several heights, once the first was in sight."""
         self.value(f"document.querySelector({json.dumps(canvases)}).scrollIntoView()")
         self.settle()
         drawn = self.each(canvases, f"({_IS_DRAWN})(node)")

@@ -175,7 +175,7 @@ QUALITY = [  # latency in ms, accuracy, verdict, and whether it is on the front
     (2.0, 0.70, "valid", True),
     (2.5, 0.90, "unstable", False),
     (3.0, 0.70, "valid", False),
-    (4.0, 0.80, "valid", True),
+    (4.0, 0.95, "valid", True),
 ]
 
 
