@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,21 @@ def test_a_broken_image_is_replaced_by_another(tmp_path: Path, pictures: Any, sa
     second = sample(tmp_path / "photos", images=99)
     assert len(second) == 99
     assert spare in {image.path for image in second.images()}
+
+
+def test_the_share_is_of_what_was_looked_at(tmp_path: Path, pictures: Any, sample: Any) -> None:
+    """Fifty of a hundred are wanted, so the one broken among them is one in fifty-one."""
+    pictures("photos", 100)
+    _break(tmp_path / "photos" / sample(tmp_path / "photos", images=50).images()[7].path)
+    with pytest.raises(BbxError, match="1 images of 51 cannot be decoded"):
+        sample(tmp_path / "photos", images=50)
+
+
+def test_names_that_cannot_be_recorded_are_errors(tmp_path: Path, pictures: Any, sample: Any) -> None:
+    path = pictures("photos", 3)[0]
+    path.rename(path.parent / os.fsdecode(b"\xff.png"))
+    with pytest.raises(BbxError, match="is not UTF-8, and cannot be recorded"):
+        sample(tmp_path / "photos")
 
 
 def test_a_hopeless_folder_is_given_up_early(

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bbx import images
 from bbx.artifact import sha256_of
 from bbx.calibration.data.record import read_record, verify_record
-from bbx.errors import ArtifactError, UsageError
+from bbx.errors import ArtifactError, BbxError, UsageError
 from bbx.types import TensorSpec
 
 
@@ -109,6 +110,24 @@ def test_changed_rows_and_annotations_are_named(tmp_path: Path, pictures: Any, s
     (tmp_path / "photos" / "labels.json").write_text(json.dumps(boxes | {"info": 1}))
     with pytest.raises(ArtifactError, match=r"labels\.json has changed"):
         verify_record(tmp_path / "record.json")
+
+
+def test_unchanged_files_that_are_not_decoded_any_more(
+    tmp_path: Path, pictures: Any, sample: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a change of Pillow: the record promises this image, so it is not skipped."""
+    pictures("photos", 4)
+    sample(tmp_path / "photos").record.write(tmp_path / "record.json")
+    decode = images.decode
+
+    def older(path: Path, **more: Any) -> Image.Image:
+        if path.name == "002.png":
+            raise BbxError(f"{path} cannot be decoded as an image.")
+        return decode(path, **more)
+
+    monkeypatch.setattr(images, "decode", older)
+    with pytest.raises(BbxError, match=r"002\.png cannot be decoded .* in the record, and unchanged"):
+        sample(tmp_path / "record.json")
 
 
 def test_images_that_moved_are_found_by_editing_the_root(tmp_path: Path, pictures: Any, sample: Any) -> None:
