@@ -137,7 +137,7 @@ class Page:
         return found
 
     def all_drawn(self, canvases: str) -> bool:
-        """Whether each canvas of a CSS selector has colour at several heights, once the first was in sight."""
+        """Whether each canvas of a CSS selector has colour at several heights, with the first in sight."""
         self.value(f"document.querySelector({json.dumps(canvases)}).scrollIntoView()")
         self.settle()
         drawn = self.each(canvases, f"({_IS_DRAWN})(node)")

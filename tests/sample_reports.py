@@ -130,3 +130,15 @@ def written(folder: Path, *, rows: int, runs: int = 200) -> Document:
     document = made(*found)
     reports.write(document, folder)
     return document
+
+
+def written_large(folder: Path, *, rows: int = 500, runs: int = 3000) -> Path:
+    """A report of many rows, every 20 of which share their traces; gives its folder."""
+    few = written(folder, rows=20, runs=runs)["results"]
+    copies = (few[number % 20] | _copied(few[number % 20], number // 20) for number in range(rows))
+    reports.write(made(*copies), folder)
+    return folder
+
+
+def _copied(original: Document, copy: int) -> Document:
+    return {name: f"{original[name]}_{copy}" for name in ("key", "subject")}

@@ -12,10 +12,8 @@ from pathlib import Path
 import pytest
 
 import bbx
-from bbx.benchmarks import reports
-from bbx.benchmarks.journal import Document
 from tests import chromium
-from tests.sample_reports import made, written
+from tests.sample_reports import written_large
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -87,15 +85,8 @@ def test_everything_has_a_name_for_those_who_hear_it(page: chromium.Page) -> Non
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report of 500 rows with 3,000 samples each, which 20 of them share."""
-    folder = tmp_path_factory.mktemp("large")
-    rows = written(folder, rows=20, runs=3000)["results"]
-    reports.write(made(*(_renamed(row, copy) for copy in range(25) for row in rows)), folder)
-    return folder
-
-
-def _renamed(row: Document, copy: int) -> Document:
-    return row | {name: f"{row[name]}_{copy}" for name in ("key", "subject")}
+    """A report of 500 rows with 3,000 samples each."""
+    return written_large(tmp_path_factory.mktemp("large"))
 
 
 def test_a_page_of_500_rows_is_below_5_mb_and_says_what_it_left_out(
