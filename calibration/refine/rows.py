@@ -75,8 +75,10 @@ class Product:
             share: [batch, n] positions of the output map to take from each image; None takes all.
         """
         if self.window is None:
-            flat = values.reshape(-1, values.shape[-1])
-            return flat[None]
+            flat = values.reshape(len(values), -1, values.shape[-1])
+            if share is not None:
+                flat = np.take_along_axis(flat, share[:, :, None], axis=1)
+            return flat.reshape(1, -1, values.shape[-1])
         windows = self.window.over(values)
         rank = len(self.window.kernel)
         places = windows.shape[2 : 2 + rank]

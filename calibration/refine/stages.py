@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, helper
+from onnx import ModelProto, ValueInfoProto, helper
 
 from bbx.calibration.placement import Layer, Placement
+from bbx.errors import ExportError
 from bbx.exporter.onnx_graph import TensorInfo, all_names
 
 Arrays = dict[str, NDArray[np.generic]]
@@ -95,7 +96,11 @@ def _inputs_of(model: ModelProto, index: int) -> set[str]:
 def part_of(
     model: ModelProto, stage: Stage, placement: Placement, infos: Mapping[str, TensorInfo]
 ) -> tuple[ModelProto, Placement]:
-    """A stage as a graph of its own, and what of a placement lies in it."""
+    """A stage as a graph of its own, and what of a placement lies in it.
+
+    Raises:
+        ExportError: the type of a tensor between two stages is not known.
+    """
     part = ModelProto(ir_version=model.ir_version)
     part.opset_import.extend(model.opset_import)
     part.graph.name = model.graph.name
@@ -113,7 +118,12 @@ def part_of(
     return part, inside
 
 
-def _described(name: str, infos: Mapping[str, TensorInfo]) -> object:
+def _described(name: str, infos: Mapping[str, TensorInfo]) -> ValueInfoProto:
+    if name not in infos:
+        raise ExportError(
+            f"The type of the tensor {name!r} cannot be inferred, so the graph cannot be refined in stages.",
+            hint="Quantise it without --refine.",
+        )
     info = infos[name]
     return helper.make_tensor_value_info(name, info.elem_type, info.shape)
 

@@ -82,7 +82,8 @@ class Quantisation:
     """A graph in FP32 and how it is quantised.
 
     Attributes:
-        model: its weights are the exact ones; its biases are those that the quantised graph has.
+        model: its weights are the exact ones; its biases are those that the quantised graph has, and that the
+            FP32 network of a walk starts with.
     """
 
     model: ModelProto
@@ -111,7 +112,7 @@ def walked(
         The network as changed, and what happened to each layer.
 
     Raises:
-        BbxError: there is no image, or ONNX Runtime cannot run the graph.
+        BbxError: there is no image, or ONNX Runtime cannot run the graph in stages.
     """
     happened: list[tuple[Layer, Change | Left]] = []
     with tempfile.TemporaryDirectory(prefix="bbx-refine-") as folder:
