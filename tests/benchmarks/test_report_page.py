@@ -153,6 +153,8 @@ def test_a_row_opens_with_its_reasons_its_samples_and_its_command(page: chromium
     assert "unstable: There are two speeds. Pin the threads." in detail
     assert "bbx bench convnext_tiny --runtime eager --batch 1" in detail
     assert "200, converged, by perf_counter_ns" in detail
+    assert "1.98 of 2 cores busy with this row, 0.015 with other work" in detail
+    assert "undefined" not in detail
     assert page.all_drawn(".detail canvas")
     page.click(".detail .command button")
     assert page.text(".command button") in ("Copied", "Selected")

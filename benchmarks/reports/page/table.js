@@ -174,11 +174,14 @@ function factsOf(row) {
   return facts;
 }
 
-// What else ran meanwhile; null is what could not be read, and is not said to be nothing.
+// What else ran meanwhile; what could not be read is not said to be nothing.
 function loadOf(load) {
-  const others = load.other_cores === null ? "an unknown number" : significant(load.other_cores, 2);
-  const stolen = load.steal_share ? `, ${(load.steal_share * 100).toFixed(1)} % of the time stolen` : "";
-  return `${significant(load.own_cores, 3)} of ${load.cores} cores busy with this row, ${others} with others${stolen}`;
+  const known = (value) => typeof value === "number";
+  return [
+    known(load.own_cores) ? `${significant(load.own_cores, 3)} of ${load.cores} cores busy with this row` : null,
+    known(load.other_cores) ? `${significant(load.other_cores, 2)} with other work` : "other work unknown",
+    load.steal_share ? `${(load.steal_share * 100).toFixed(1)} % of the time taken by the hypervisor` : null,
+  ].filter(Boolean).join(", ");
 }
 
 function commandOf(row) {
