@@ -10,7 +10,7 @@ import numpy as np
 import bbx
 from bbx.benchmarks import reports
 from tests import chromium
-from tests.sample_reports import distance, made, measured, row
+from tests.sample_reports import distance, failed, made, measured, row
 
 ATTACK = '</script><script>window.pwned=1</script><img src=x onerror="window.pwned=2"><!--'
 
@@ -136,6 +136,16 @@ def test_every_chart_has_drawn(page: chromium.Page) -> None:
     page.click(".more button")
     assert page.count(".strips > canvas") == 54
     assert page.value("document.querySelector('#phases').hidden")
+
+
+def test_what_is_not_known_leaves_no_word_of_the_language(browser: chromium.Page, tmp_path: Path) -> None:
+    bare = row(subject="bare", load={"seconds": 1.0}, weights=None)
+    reports.write(made(bare, failed(), measured(tmp_path, np.arange(1, 40, dtype=np.int64))), tmp_path)
+    page = browser.open_afresh(tmp_path / "report.html")
+    for number in (1, 2, 3):
+        page.value(f"document.querySelectorAll('tr.row button')[{number - 1}].click()")
+    assert page.count(".detail") == 3
+    assert not re.search(r"\b(null|undefined|NaN|Infinity|object)\b", page.text("main"))
 
 
 def test_the_scale_of_the_strips_can_be_milliseconds(page: chromium.Page) -> None:

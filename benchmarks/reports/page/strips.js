@@ -33,7 +33,7 @@ function drawLatency(rows) {
   for (const [canvas, row] of canvases) grid.append(el("span", { class: row.grade, title: nameOf(row) }, nameOf(row)), canvas);
   const axis = svg("svg", { height: 34, "aria-hidden": "true" });
   grid.append(axis);
-  body.replaceChildren(grid, moreStrips(shown.length));
+  body.replaceChildren(grid, ...moreStrips(shown.length));
   const width = axis.getBoundingClientRect().width;
   const scale = stripScale(drawn, width);
   axis.append(...xAxis(scale, 4, 0, scale.label, width));
@@ -83,13 +83,13 @@ function drawStrip(canvas, row, scale) {
 }
 
 function moreStrips(there) {
-  if (there <= strips.most) return null;
+  if (there <= strips.most) return [];
   const button = el("button", { type: "button", class: "plain" }, `Show ${Math.min(MOST_STRIPS, there - strips.most)} more of ${there}`);
   button.addEventListener("click", () => {
     strips.most += MOST_STRIPS;
     refresh();
   });
-  return el("p", { class: "more" }, button);
+  return [el("p", { class: "more" }, button)];
 }
 
 function drawInOrder(canvas, row) {
