@@ -25,6 +25,9 @@ CANDIDATES: tuple[Method, ...] = ("mse", "max", "percentile:99.99", "percentile:
 _LEVELS = 128
 _ENTROPY_BINS = 2048
 _ENTROPY_STEPS = 128
+_SMOOTHING = 1e-4
+"""Counts that an empty bin has at least where values beyond the candidate fall into it, as in ONNX Runtime:
+an outlier alone would otherwise forbid every threshold below it."""
 _MSE_STEPS = 96
 _MSE_LOWEST = 0.05
 _SMALLEST = 2.0**-30
@@ -124,7 +127,7 @@ def _evenly(histogram: Histogram) -> NDArray[np.float64]:
 
     The histogram's bins are wider than these near its end, so each is spread over those that it covers.
     """
-    below = edges(np.arange(histogram.counts.size + 1))
+    below = np.minimum(edges(np.arange(histogram.counts.size + 1)), histogram.largest)
     cumulative = np.concatenate([[0], np.cumsum(histogram.counts)])
     even = np.linspace(0.0, histogram.largest, _ENTROPY_BINS + 1)
     return np.diff(np.interp(even, below, cumulative, left=0.0))
@@ -141,7 +144,6 @@ def _divergence(counts: NDArray[np.float64], bins: int) -> float:
     occupied = np.bincount(level, weights=filled, minlength=_LEVELS)
     spread = np.where(filled, mass[level] / np.maximum(occupied[level], 1), 0.0)
     present = reference > 0
-    if np.any(present & (spread <= 0)):
-        return float("inf")
+    spread = np.where(present, np.maximum(spread, _SMOOTHING), spread)
     p, q = reference / reference.sum(), spread / spread.sum()
     return float(np.sum(p[present] * np.log(p[present] / q[present])))
