@@ -58,6 +58,11 @@ class Product:
     transposed: bool
     window: Window | None
 
+    @property
+    def inputs(self) -> int:
+        """How many inputs each output has."""
+        return self.shape[0] if self.transposed else math.prod(self.shape[1:])
+
     def matrices(self, weight: NDArray[np.generic]) -> NDArray[np.generic]:
         """[groups, outputs of a group, inputs of a group] from the weight's own shape."""
         matrix = weight.T if self.transposed else weight.reshape(weight.shape[0], -1)

@@ -12,19 +12,16 @@ import numpy as np
 
 from bbx.calibration.judged import Batches, Judge
 from bbx.calibration.placement import Layer
-from bbx.calibration.quantise import Images, Quantised, Recipe, quantised_from_onnx
-from bbx.calibration.refine.equalise import Equalised, equalised
 from bbx.calibration.refine.moments import Array, Matrix, Moments, moments_of
 from bbx.calibration.refine.rounding import damped, refitted
 from bbx.calibration.refine.walk import Change, Left, Quantisation, Visit, walked
 from bbx.calibration.to_qdq import EIGHT_BIT_TYPES, EightBitType, rounded
 from bbx.errors import UsageError
 
-Step = Literal["equalise", "rounding", "bias"]
+Step = Literal["rounding", "bias"]
 
-STEPS: tuple[Step, ...] = ("equalise", "rounding", "bias")
+STEPS: tuple[Step, ...] = ("rounding", "bias")
 """In the order in which they are taken."""
-_WALKED: tuple[Step, ...] = ("rounding", "bias")
 WIDEST = 8192
 """Inputs of an output up to which weights are rounded anew: the Gram matrix of that many holds 512 MiB."""
 
@@ -52,15 +49,13 @@ class Gain:
 
     Attributes:
         before, after: the judge's error of the network without and with the step.
-        layers: in the graph's order; of the steps `rounding` and `bias`.
-        rescaled: channels that the step `equalise` rescaled.
+        layers: in the graph's order.
     """
 
     step: Step
     before: float
     after: float
-    layers: tuple[LayerGain, ...] = ()
-    rescaled: tuple[Equalised, ...] = ()
+    layers: tuple[LayerGain, ...]
 
     @property
     def kept(self) -> bool:
@@ -69,64 +64,39 @@ class Gain:
 
 
 def refined(
-    start: Quantised, recipe: Recipe, images: Images, steps: Sequence[Step] = STEPS
-) -> tuple[Quantised, tuple[Gain, ...]]:
-    """Refine the weights and biases of a quantised graph.
+    start: Quantisation, batches: Batches, judge: Judge, *, steps: Sequence[Step] = STEPS
+) -> tuple[Quantisation, tuple[Gain, ...]]:
+    """Refine the weights and biases of a quantised network.
 
     Args:
-        start: what `quantised_from_onnx` made of this recipe and these images.
+        start: what to refine, its weights rounded in any way; scales and placement stay as they are.
+        batches: calibration images.
+        judge: of images that are not among them; it decides whether a step is kept.
         steps: which to take; they are taken in the order of `STEPS`.
 
     Returns:
-        The graph as refined, and the gain of each step. Its `source` has the biases and the rescaled weights
-        of the refined graph; its `judge` still compares with the FP32 graph that was given. Equal inputs
-        give equal bytes.
+        The network as refined, and the gain of each step. Equal inputs give equal bytes.
 
     Raises:
-        UsageError: there is no such step, or channels cannot be rescaled because scales were given.
-        BbxError: there is no image, or ONNX Runtime cannot run the graph.
+        UsageError: there is no such step.
+        BbxError: there is no image, or ONNX Runtime cannot run the graph in stages.
     """
     unknown = [step for step in steps if step not in STEPS]
     if unknown:
         raise UsageError(f"There is no refinement {unknown[0]!r}.", hint=f"Type some of: {', '.join(STEPS)}.")
+    taken = [step for step in STEPS if step in steps]
+    if not taken:
+        return start, ()
+    now, error = start, judge.error(start.graph())
     gains: list[Gain] = []
-    if "equalise" in steps:
-        start, gain = _equalised(start, recipe, images)
-        gains.append(gain)
-    now = Quantisation(start.source, start.placement, start.scales, start.weights, start.kind)
-    error = start.error
-    for step in (step for step in _WALKED if step in steps):
-        changed, gain = _walked(step, now, error, images.calibration, start.judge)
-        gains.append(gain)
-        if gain.kept:
-            now, error = changed, gain.after
-    found = replace(start, model=now.graph(), source=now.model, weights=now.weights, error=error)
-    return found, tuple(gains)
-
-
-def _equalised(start: Quantised, recipe: Recipe, images: Images) -> tuple[Quantised, Gain]:
-    """Rescale channels, and calibrate once more, since ranges change."""
-    if recipe.scales:
-        raise UsageError(
-            "Given scales are those of the channels as they are, so channels cannot be rescaled.",
-            hint="Leave out equalise: --refine rounding,bias",
-        )
-    model, rescaled = equalised(start.source, images.calibration)
-    if not rescaled:
-        return start, Gain("equalise", start.error, start.error)
-    again = quantised_from_onnx(model, recipe, images)
-    gain = Gain("equalise", start.error, again.error, rescaled=rescaled)
-    return (again if gain.kept else start), gain
-
-
-def _walked(
-    step: Step, start: Quantisation, error: float, batches: Batches, judge: Judge
-) -> tuple[Quantisation, Gain]:
-    """Change every layer by one step."""
-    change = partial(_CHANGES[step], kind=EIGHT_BIT_TYPES[start.kind])
-    changed, happened = walked(start, batches, change, f"refine {step}")
-    layers = tuple(_layer_gain(layer, found) for layer, found in happened)
-    return changed, Gain(step, error, judge.error(changed.graph()), layers)
+    for step in taken:
+        change = partial(_CHANGES[step], kind=EIGHT_BIT_TYPES[start.kind])
+        changed, happened = walked(now, batches, change, f"refine {step}")
+        layers = tuple(_layer_gain(layer, found) for layer, found in happened)
+        gains.append(Gain(step, error, judge.error(changed.graph()), layers))
+        if gains[-1].kept:
+            now, error = changed, gains[-1].after
+    return now, tuple(gains)
 
 
 def _layer_gain(layer: Layer, found: Change | Left) -> LayerGain:
@@ -139,8 +109,8 @@ def _rounding(visit: Visit, *, kind: EightBitType) -> Change | Left:
     """Weights rounded so that the layer's outputs are close."""
     if visit.shared > 1:
         return Left(f"{visit.shared} layers share its weight")
-    if visit.exact.shape[2] > WIDEST:
-        return Left(f"each of its outputs has {visit.exact.shape[2]} inputs, more than {WIDEST}")
+    if visit.product.inputs > WIDEST:
+        return Left(f"each of its outputs has {visit.product.inputs} inputs, more than {WIDEST}")
     found = sum_of_moments(visit)
     now = visit.product.matrices(visit.weight.restored()).astype(np.float64)
     scale = _scales(visit)

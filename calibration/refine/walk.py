@@ -6,6 +6,7 @@ those before it.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -29,9 +30,9 @@ from bbx.errors import BbxError
 from bbx.exporter.onnx_graph import TensorInfo, tensor_infos
 from bbx.process import progress
 
-_ROWS = 8192
-"""Rows of a layer's input, over all images; more of them are sampled from large maps. Ten times as many
-change neither the weights much nor the result (docs/refine.md)."""
+_LEAST_ROWS, _MOST_ROWS, _ROWS_PER_INPUT = 2048, 8192, 16
+"""Rows of a layer's input to look at, over all images; from larger maps they are sampled. Three times as many
+change the result by a hundredth of its error (docs/refine.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +192,8 @@ class _Walk:
         for number in range(self._exact.batches):
             exact = self._exact.get(number, [name])[name].astype(np.float32, copy=False)
             quantised = self._quantised.get(number, [name])[name].astype(np.float32, copy=False)
-            share = _share(product.positions(exact.shape), len(exact), self._images, (layer.index, number))
+            wanted = math.ceil(_rows_of(product) / self._images)
+            share = _share(product.positions(exact.shape), len(exact), wanted, (layer.index, number))
             rows = product.rows(quantised, share)
             yield stored(rows, self._start.scales[name], self._start.kind), product.rows(exact, share)
 
@@ -210,9 +212,12 @@ class _Walk:
         self._quantised.drop(stage.drops)
 
 
-def _share(positions: int, images: int, of_images: int, seed: tuple[int, int]) -> NDArray[np.intp] | None:
-    """Positions of the output map to look at in each image: seeded, or all where there are few."""
-    wanted = -(-_ROWS // of_images)
+def _rows_of(product: Product) -> int:
+    return min(max(_LEAST_ROWS, _ROWS_PER_INPUT * product.inputs), _MOST_ROWS)
+
+
+def _share(positions: int, images: int, wanted: int, seed: tuple[int, int]) -> NDArray[np.intp] | None:
+    """[images, wanted] positions of the output map, seeded; None for all where there are no more."""
     if positions <= wanted:
         return None
     order = np.random.default_rng(seed).random((images, positions))
