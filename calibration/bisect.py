@@ -27,9 +27,6 @@ Judge = Callable[[ModelProto], Parity]
 
 _TRUST = 0.75
 """How much of the likelihood follows suspicion; the rest is even, so that no node is out of the question."""
-_NEIGHBOUR = 8.0
-"""How much more likely a node becomes when one that shares a tensor with it was found: an overflow goes
-through several nodes, and a wrong scale is read by several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +169,9 @@ def _without(oracle: _Oracle, nodes: frozenset[int], low: LowNode) -> float | No
 class _Likelihood:
     """How likely each node is to be the next one that is needed.
 
-    Three things speak: suspicion; a tensor shared with a node that was found; and how far the distance fell
-    between two prefixes that were tried, since something at fault must lie between them.
+    Three things speak. Suspicion. A tensor shared with a node that was found, since an overflow goes through
+    several nodes and a wrong scale is read by several: such nodes are together as likely as all others. And how
+    far the distance fell between two prefixes that were tried: something at fault must lie between them.
     """
 
     def __init__(self, graph: LowGraph, oracle: _Oracle, suspicion: Mapping[int, float]) -> None:
@@ -185,13 +183,19 @@ class _Likelihood:
         self._tensors = {low.index: _tensors(graph, low) for low in graph.low}
 
     def __call__(self, left: Sequence[int], found: frozenset[int]) -> list[float]:
+        weights = [self._prior[index] for index in left]
         touched = {name for index in found for name in self._tensors[index]}
-        near = [_NEIGHBOUR if self._tensors[index] & touched else 1.0 for index in left]
-        weights = [self._prior[index] * factor for index, factor in zip(left, near, strict=True)]
-        for (fewer, far), (more, closer) in pairwise(self._prefixes(len(left))):
+        near = [bool(self._tensors[index] & touched) for index in left]
+        beside = sum(weight for weight, is_near in zip(weights, near, strict=True) if is_near)
+        if beside:
+            more = max(1.0, (sum(weights) - beside) / beside)
+            weights = [
+                weight * more if is_near else weight for weight, is_near in zip(weights, near, strict=True)
+            ]
+        for (short, far), (long, closer) in pairwise(self._prefixes(len(left))):
             if np.isfinite(far) and far > closer > 0:
-                gain = min(1.0, float(np.log(far / closer))) * sum(weights) / (more - fewer)
-                weights[fewer:more] = [weight + gain for weight in weights[fewer:more]]
+                gain = min(1.0, float(np.log(far / closer))) * sum(weights) / (long - short)
+                weights[short:long] = [weight + gain for weight in weights[short:long]]
         return weights
 
     def _prefixes(self, longest: int) -> list[tuple[int, float]]:

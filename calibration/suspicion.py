@@ -20,6 +20,8 @@ from bbx.exporter.typed_policy import RANGE_MARGIN, TensorRange
 LEAST = 1e-3
 """Suspicion of a node about which nothing speaks."""
 
+_ANOTHER = 0.5
+"""Relative error of a constant that is no rounding, however coarse."""
 _LARGEST_HALF = 65504.0
 _LEVELS = {"int8": 127.0, "uint8": 127.0}
 _FP8_LEVELS = 448.0
@@ -51,15 +53,28 @@ def counterparts(graph: LowGraph, reference: ModelProto) -> dict[int, NodeProto]
 def reference_weights(
     graph: LowGraph, matches: Mapping[int, NodeProto], reference: ModelProto
 ) -> dict[tuple[int, int], NDArray[np.float32]]:
-    """The reference's float constants at inputs of low nodes, where the graph has some of that shape."""
+    """The reference's float constants at inputs of low nodes, where the graph has some of that shape.
+
+    None, where most of them are others: then it is the reference of another network, or its batch norms were
+    folded since, and its constants are of no use here.
+    """
     constants = {tensor.name: tensor for tensor in reference.graph.initializer if tensor.data_type == FLOAT}
     found = {}
+    errors = []
     for index, match in matches.items():
         for position, (mine, theirs) in enumerate(zip(graph.nodes[index].input, match.input, strict=True)):
             own = graph.constant(mine)
             if own is not None and theirs in constants and own.shape == tuple(constants[theirs].dims):
                 found[index, position] = numpy_helper.to_array(constants[theirs])
-    return found
+                errors.append(_relative(own, found[index, position]))
+    return found if errors and np.median(errors) < _ANOTHER else {}
+
+
+def _relative(own: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    """Relative L2 of a constant, at most 1."""
+    norm = float(np.linalg.norm(theirs)) or 1.0
+    error = float(np.linalg.norm(own.astype(np.float64) - theirs)) / norm
+    return min(error, 1.0) if np.isfinite(error) else 1.0
 
 
 def suspicions(
@@ -87,9 +102,7 @@ def _constant_doubts(graph: LowGraph, low: LowNode, weights: Weights) -> list[fl
     for position, name in enumerate(graph.nodes[low.index].input):
         own, theirs = graph.constant(name), weights.get((low.index, position))
         if own is not None and theirs is not None:
-            norm = float(np.linalg.norm(theirs)) or 1.0
-            error = float(np.linalg.norm(own.astype(np.float64) - theirs)) / norm
-            found.append(min(error, 1.0) if np.isfinite(error) else 1.0)
+            found.append(_relative(own, theirs))
     return found
 
 

@@ -84,14 +84,17 @@ def run_stages(stages: Sequence[Ancestor], meaning: Meaning, *, images: Path | N
             outputs than the first.
     """
     cases: tuple[Case, ...] = ()
+    wanted: tuple[TensorSpec, ...] = ()
     ran: list[Ran] = []
     not_run: dict[int, str] = {}
     for place, stage in enumerate(stages):
         process.progress("verify", place / len(stages), stage.label)
         try:
             with _opened(stage, trust=trust) as (inputs, infer):
+                wanted = wanted or inputs
+                _require_inputs(stage, wanted, inputs)
                 cases = cases or tuple(_cases(stages, inputs, meaning, images))
-                outputs = tuple(verify.reference_outputs(cases, _checked(stage, inputs, infer, cases)))
+                outputs = tuple(verify.reference_outputs(cases, infer))
         except BbxError as error:
             if place == len(stages) - 1 and not isinstance(error, UnavailableError):
                 raise
@@ -176,21 +179,19 @@ def _profiled_batches(manifest: Manifest) -> tuple[int, ...]:
     return tuple(dict.fromkeys(first[key][0] for key in ("min", "opt", "max"))) if first else ()
 
 
-def _checked(stage: Ancestor, inputs: tuple[TensorSpec, ...], infer: Infer, cases: tuple[Case, ...]) -> Infer:
-    """Refuse before running what has other inputs than the first stage."""
-    given = {name: feed.shape[1:] for name, feed in cases[0].feeds.items()}
-    taken = {spec.name: spec.shape[1:] for spec in inputs}
-    fits = given.keys() == taken.keys() and all(
-        len(given[name]) == len(taken[name])
-        and all(want in (None, size) for size, want in zip(given[name], taken[name], strict=True))
-        for name in given
+def _require_inputs(stage: Ancestor, wanted: tuple[TensorSpec, ...], given: tuple[TensorSpec, ...]) -> None:
+    """Refuse before running what has other inputs than the first stage, whatever the batch."""
+    here, there = ({spec.name: spec.shape[1:] for spec in specs} for specs in (given, wanted))
+    fits = here.keys() == there.keys() and all(
+        len(here[name]) == len(there[name])
+        and all(None in pair or pair[0] == pair[1] for pair in zip(here[name], there[name], strict=True))
+        for name in here
     )
     if not fits:
         raise ArtifactError(
-            f"{stage.label} takes {_shapes(taken)}, and the stage it is compared with {_shapes(given)}.",
+            f"{stage.label} takes {_shapes(here)}, and the stage it is compared with {_shapes(there)}.",
             hint="They are not the same network; name the right one with --against.",
         )
-    return infer
 
 
 def _shapes(shapes: dict[str, tuple[int | None, ...]]) -> str:
