@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from bbx.calibration.collect import collect
+from bbx.calibration.judged import judge_by
 from bbx.calibration.placement import place
-from bbx.calibration.quantise import Images, Quantised, Recipe, quantised_from_onnx
+from bbx.calibration.refine.walk import Quantisation
+from bbx.calibration.thresholds import scale_of, threshold
+from bbx.calibration.to_qdq import EightBit
+from bbx.calibration.weights import quantised_weight
 
 CHANNELS, WIDE = 12, 36
-PLAIN = Recipe(method="mse")
 
 
 class Builder:
@@ -76,7 +80,7 @@ def images(seed: int, count: int = 4, size: int = 32) -> Callable[[], Iterator[d
 def network() -> Any:
     """A stem, two inverted residuals, a ReLU between two convolutions, a classifier; and its images.
 
-    Attributes: model, placement, images.
+    Attributes: model, placement, fit (batches), held_out (batches).
     """
     build = Builder()
     x = build.conv("images", "stem", (CHANNELS, 3, 3, 3), strides=[2, 2])
@@ -94,14 +98,29 @@ def network() -> Any:
         build.tensors,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
-    return SimpleNamespace(model=model, placement=place(model), images=Images(images(1), images(2)))
+    return SimpleNamespace(model=model, placement=place(model), fit=images(1), held_out=images(2))
 
 
 @pytest.fixture(scope="session")
-def quantise(network: Any) -> Callable[..., Quantised]:
-    """Quantise a graph of that network's inputs plainly, by one method."""
+def quantise(network: Any) -> Callable[..., Quantisation]:
+    """Quantise a graph of that network plainly: thresholds by least error, weights to nearest."""
 
-    def plainly(model: Any = None, recipe: Recipe = PLAIN) -> Quantised:
-        return quantised_from_onnx(network.model if model is None else model, recipe, network.images)
+    def plainly(model: Any = None, kind: EightBit = "int8") -> Quantisation:
+        model = network.model if model is None else model
+        placement = place(model)
+        seen = collect(model, placement.activations, network.fit())
+        scales = {name: scale_of(threshold(h, "mse", kind), kind) for name, h in seen.items()}
+        tensors = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        weights = {
+            layer.weight: quantised_weight(tensors[layer.weight], layer.axis, kind, "max")
+            for layer in placement.layers
+        }
+        return Quantisation(model, placement, scales, weights, kind)
 
     return plainly
+
+
+@pytest.fixture(scope="session")
+def judge(network: Any) -> Any:
+    """Of the held-out images."""
+    return judge_by(network.model, network.held_out)

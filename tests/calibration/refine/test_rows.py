@@ -60,7 +60,9 @@ def test_rows_times_matrices_are_the_outputs(name: str) -> None:
     np.testing.assert_allclose(outputs, np.moveaxis(wanted, channel, -1).reshape(outputs.shape), atol=1e-4)
     if operator == "Conv":
         assert product.positions(given) == np.prod(wanted.shape[2:])
-    np.testing.assert_array_equal(product.weight(product.matrices(weight)), weight)
+    matrices = product.matrices(weight)
+    assert matrices.shape[2] == product.inputs
+    np.testing.assert_array_equal(product.weight(matrices), weight)
 
 
 def test_a_share_of_the_positions_gives_their_rows() -> None:
@@ -71,6 +73,15 @@ def test_a_share_of_the_positions_gives_their_rows() -> None:
     share = np.array([[3, 0], [15, 7]])
     taken = product.rows(x, share)[0].reshape(2, 2, -1)
     np.testing.assert_array_equal(taken, np.take_along_axis(everything, share[:, :, None], axis=1))
+
+
+def test_a_share_of_the_rows_of_a_product() -> None:
+    x, weight = values(2, 3, 4, 6), values(6, 5)
+    product = product_of(graph_of("MatMul", x, weight).graph.node[0], weight.shape, ())
+    assert product is not None
+    assert product.positions(x.shape) == 12
+    taken = product.rows(x, np.array([[11, 2], [0, 5]]))[0]
+    np.testing.assert_array_equal(taken, x.reshape(24, 6)[[11, 2, 12, 17]])
 
 
 @pytest.mark.parametrize(

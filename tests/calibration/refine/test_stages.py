@@ -16,7 +16,7 @@ from bbx.exporter.onnx_graph import tensor_infos
 def test_each_layer_gets_the_input_that_the_whole_network_gives_it(network: Any, tmp_path: Path) -> None:
     model, placement = network.model, network.placement
     infos = tensor_infos(model)
-    feeds = next(network.images.calibration())
+    feeds = next(network.fit())
     inside = [name for name in placement.activations if name != "images"]
     with session(giving(model, inside), "a test") as opened:
         wanted = dict(zip(inside, opened.run(feeds), strict=True)) | feeds
