@@ -6,11 +6,11 @@ measurement and none happens twice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from bbx.artifact import Manifest, read_manifest, sha256_of
+from bbx.artifact import Manifest, out_path, read_manifest, reusable, sha256_of
 from bbx.benchmarks.plan import Row, Subject
 from bbx.errors import BbxError, Cancelled
 from bbx.models.registry import lowered
@@ -51,10 +51,13 @@ class Workshop:
     Attributes:
         out: where the artefacts stand; one that `bbx export` made there is reused.
         listener: hears the progress of builds.
+        proven_at: batch sizes that exports are proven at; empty for what `bbx export` does. What that proved
+            and left on disk is used all the same.
     """
 
     out: Path
     listener: Listener = silent
+    proven_at: tuple[int, ...] = ()
     _made: dict[tuple[Step, Path], Artefact | BbxError] = field(default_factory=dict)
 
     def ready(self, subject: Subject, row: Row) -> Ready:
@@ -116,7 +119,8 @@ class Workshop:
         lowering: Literal["static", "onnx"],
     ) -> ExportStep:
         assert subject.spec is not None  # a file has no other format
-        return ExportStep(f"{COMMAND} {subject.name}", lowered(subject.spec, lowering), format)
+        spec = lowered(subject.spec, lowering)
+        return ExportStep(f"{COMMAND} {subject.name}", spec, format, proven_at=self.proven_at)
 
     def _graph(self, subject: Subject, precision: Precision, lowering: Literal["static", "onnx"]) -> Artefact:
         plain = self._exported(subject, "onnx", lowering) if subject.file is None else self._file(subject)
@@ -146,6 +150,12 @@ class Workshop:
 
     def _attempt(self, step: Step, out: Path) -> Artefact | BbxError:
         """The artefact, or why there is none: what failed once is not tried again for the next row."""
+        if (
+            isinstance(step, ExportStep)
+            and step.proven_at
+            and _stands(whole := replace(step, proven_at=()), out)
+        ):
+            step = whole
         try:
             made = ensure(step, out, listener=self.listener)
         except Cancelled:
@@ -153,6 +163,14 @@ class Workshop:
         except BbxError as error:
             return error
         return Artefact(made.path, made.manifest.sha256)
+
+
+def _stands(step: Step, out: Path) -> bool:
+    """Whether the artefact of a step is on disk, byte for byte."""
+    if not step.reusable:
+        return False
+    path = out_path(out, step.stem, step.result_format).absolute()
+    return reusable(path, step.fingerprint()) is not None
 
 
 def _is_own_reference(subject: Subject, row: Row) -> bool:

@@ -81,7 +81,8 @@ def bench(
     )
     setting = Setting(out, profile, threads, resume, environment["fingerprint"], trust)
     with crew() as builders:
-        workshop = Workshop(out, listener)
+        # A quick run proves what it measures; every other one all that `bbx export` does.
+        workshop = Workshop(out, listener, tuple(batches) if profile == "quick" else ())
         ahead = partial(_make_ahead, workshop, builders)
         suite = Suite(chosen, setting, workshop.ready, in_child(listener), ahead, builders.size)
         return _reported(suite, todo, environment, on_row)

@@ -60,9 +60,15 @@ def export_task(request: dict[str, Any]) -> dict[str, Any]:
             parity=parity,
             stopwatch=stopwatch,
             warnings=warnings,
-            facts={**facts, "notes": [*model.notes, *facts["notes"]]},
+            facts={**facts, "notes": [*model.notes, *facts["notes"], *_brief(step)]},
         )
         return settle(staging, path, proven).document
+
+
+def _brief(step: ExportStep) -> list[str]:
+    """What the user should know of a proof that is less than usual."""
+    sizes = ", ".join(map(str, step.proven_at))
+    return [f"Parity was shown at batch {sizes} only: `bbx export` shows it at others."] if sizes else []
 
 
 def _specs(model: Model, step: ExportStep) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
@@ -101,7 +107,8 @@ def _open(
 
 
 def _parity(step: ExportStep, model: Model, runner: Runner) -> verify.Parity:
-    batches = verify.batches_to_try(step.batch or verify.EXAMPLE_BATCH, fixed=step.batch is not None)
+    usual = verify.batches_to_try(step.batch or verify.EXAMPLE_BATCH, fixed=step.batch is not None)
+    batches = step.proven_at or usual
     task = model.postprocess.task if model.postprocess else "classification"
     cases = parity_cases(runner.inputs, model.preprocess, batches, task=task)
     if step.dynamic_size:

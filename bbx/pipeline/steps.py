@@ -96,6 +96,8 @@ class ExportStep(Step):
         dynamic_size: ONNX only: height and width are dynamic too.
         opset: ONNX only: the opset, or None for the exporter's choice.
         exporter: ONNX only: `auto`, `dynamo` or `torchscript`.
+        proven_at: batch sizes that parity is shown at; empty for those of `verify.batches_to_try`. What is
+            written does not depend on it.
     """
 
     task: ClassVar[str] = "bbx.pipeline.export:export_task"
@@ -106,8 +108,10 @@ class ExportStep(Step):
     dynamic_size: bool = False
     opset: int | None = None
     exporter: Literal["auto", "dynamo", "torchscript"] = "auto"
+    proven_at: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "proven_at", tuple(self.proven_at))
         given = {
             "--dynamic-size": self.dynamic_size,
             "--opset": self.opset,

@@ -105,3 +105,56 @@ def test_a_cancelled_build_ends_the_run(pipeline: Pipeline, tmp_path: Path) -> N
     pipeline.error = Cancelled("Cancelled.")
     with pytest.raises(Cancelled):
         Workshop(tmp_path).ready(MODEL, Row("resnet18", "ort-cpu", "fp32", 1))
+
+
+def test_a_quick_run_proves_exports_at_its_own_batches(pipeline: Pipeline, tmp_path: Path) -> None:
+    workshop = Workshop(tmp_path, proven_at=(1, 8))
+    row = Row("resnet18", "ort-cpu", "fp32", 8)
+    assert [step.proven_at for step in workshop.exports_for(MODEL, row)] == [(1, 8)]
+    workshop.ready(MODEL, row)
+    assert [step.proven_at for step in pipeline.steps] == [(1, 8)]
+    assert workshop.exports_for(MODEL, row) == []
+
+
+def test_what_export_proved_whole_is_used_by_a_quick_run(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = ExportStep("bbx export resnet18", ModelSpec("resnet18"))
+    stands = {whole.fingerprint(): "its manifest"}
+    monkeypatch.setattr(artefacts, "reusable", lambda path, fingerprint: stands.get(fingerprint))
+    Workshop(tmp_path, proven_at=(1,)).ready(MODEL, Row("resnet18", "ort-cpu", "fp32", 1))
+    assert [step.proven_at for step in pipeline.steps] == [()]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "precision", "formats"),
+    [
+        ("eager", "fp32", []),
+        ("torchscript", "fp32", ["torchscript"]),
+        ("ort-cpu", "fp32", ["onnx"]),
+        ("ort-cuda", "fp16", ["onnx"]),
+        ("tensorrt", "fp16", ["onnx"]),
+    ],
+)
+def test_the_exports_of_a_row_are_known_before_it_is_ready(
+    pipeline: Pipeline, tmp_path: Path, runtime: str, precision: Any, formats: list[str]
+) -> None:
+    workshop = Workshop(tmp_path)
+    row = Row("resnet18", runtime, precision, 1)
+    steps = list(dict.fromkeys(workshop.exports_for(MODEL, row)))
+    assert [step.format for step in steps] == formats
+    for step in steps:
+        workshop.attempt(step)
+    workshop.ready(MODEL, row)
+    assert [step.format for step in pipeline.steps if isinstance(step, ExportStep)] == formats
+
+
+def test_an_export_that_failed_ahead_fails_its_row(pipeline: Pipeline, tmp_path: Path) -> None:
+    pipeline.error = ExportError("no exporter")
+    workshop = Workshop(tmp_path)
+    row = Row("resnet18", "ort-cpu", "fp32", 1)
+    [step] = workshop.exports_for(MODEL, row)
+    workshop.attempt(step)
+    with pytest.raises(ExportError, match="no exporter"):
+        workshop.ready(MODEL, row)
+    assert len(pipeline.steps) == 1

@@ -90,6 +90,18 @@ def test_a_preset_on_torch_is_compared_on_photographs_and_noise(tmp_path: Path) 
     assert good["throughput_per_s"] == pytest.approx(2e9 / good["latency_ns"]["mean"], rel=0.06)
 
 
+def test_a_quick_run_exports_side_by_side_and_proves_what_it_measures(tmp_path: Path) -> None:
+    tiny = {"weights": "random", "image_size": 32}
+    runtimes = ["torchscript", "ort-cpu"]
+    found = bench(["mobilenet_v3_small"], runtimes=runtimes, out=tmp_path, spec_options=tiny)
+    assert [row["parity"]["verdict"] for row in found["results"]] == ["pass", "pass"]
+    for suffix in ("torchscript", "onnx"):
+        [path] = tmp_path.glob(f"*.{suffix}.json")
+        made = json.loads(path.read_text())["document"]
+        assert {case["batch"] for case in made["parity"]["cases"]} == {1}
+        assert "Parity was shown at batch 1 only" in made["notes"][-1]
+
+
 def test_a_fixed_batch_that_does_not_fit_says_what_to_type(tmp_path: Path) -> None:
     fixed = write_graph(tmp_path / "fixed.onnx", batch=2)
     found = bench([str(fixed)], runtimes=["ort-cpu"], batches=(3,), out=tmp_path / "out")
