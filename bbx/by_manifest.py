@@ -33,13 +33,13 @@ def preprocess(images: Sequence[Path | str | Image.Image], artefact: Path | str)
     """
     import numpy
 
-    from bbx.images import apply, decode
+    from bbx.images import apply, decode, upright_rgb
 
     how = _manifest_of(artefact).preprocess
     if how is None:
         raise ArtifactError(f"The manifest of {artefact} does not say how an image becomes its input.")
     decoded = [decode(Path(image)) if isinstance(image, str | Path) else image for image in images]
-    return numpy.stack([apply(image.convert("RGB"), how) for image in decoded])
+    return numpy.stack([apply(upright_rgb(image), how) for image in decoded])
 
 
 def postprocess(

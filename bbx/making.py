@@ -106,6 +106,8 @@ def command_line(verb: str, subject: str, options: dict[str, Any], defaults: dic
             words += ["--image-size", size_text(value if isinstance(value, int) else (value[0], value[1]))]
         elif name in ("precision", "rest"):
             words += [] if value == "fp32" else [f"--{value}"]
+        elif name == "refine":
+            words += _refine_words(tuple(value))
         elif name == "max_drop" and value is not None:
             words += [flag, f"{100 * value:g}%"]
         elif value is True:
@@ -115,6 +117,13 @@ def command_line(verb: str, subject: str, options: dict[str, Any], defaults: dic
         elif value != defaults.get(name):
             words += [flag, str(value)]
     return shlex.join(words)
+
+
+def _refine_words(steps: tuple[str, ...]) -> list[str]:
+    every = ("equalise", "rounding", "bias")
+    if not steps:
+        return []
+    return ["--refine"] if steps == every else ["--refine", "--refine-steps", ",".join(steps)]
 
 
 def is_onnx_file(model: str) -> bool:
@@ -195,6 +204,10 @@ def quantize_step(wanted: Wanted, source: Path, maker: Maker, calibration: dict[
     from bbx.pipeline import QuantizeStep
 
     given = CALIBRATION_DEFAULTS | calibration
+    for name in ("calib", "eval_data", "scales"):
+        if given[name] is not None and not Path(given[name]).exists():
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(f"{flag} {given[name]}: there is no such file or folder.")
     if given["calib"] is None and not given["allow_random"]:
         raise UsageError(
             f"--{wanted.precision} needs images to calibrate on, and none were given.",

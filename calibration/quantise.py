@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from typing import Literal
 
 import numpy as np
 from onnx import ModelProto, numpy_helper
@@ -14,6 +15,9 @@ from bbx.calibration.collect import collect
 from bbx.calibration.fold import folded
 from bbx.calibration.judged import Batches, Judge, judge_by
 from bbx.calibration.placement import Layer, Placement, place
+from bbx.calibration.refine.equalise import Equalised, equalised
+from bbx.calibration.refine.steps import STEPS, Gain, refined
+from bbx.calibration.refine.walk import Quantisation
 from bbx.calibration.thresholds import Method, method_named
 from bbx.calibration.to_qdq import EIGHT_BIT_TYPES, EightBit, QuantisedWeight, qdq_from_onnx
 from bbx.calibration.weights import quantised_weight
@@ -22,6 +26,8 @@ from bbx.exporter import onnx_graph
 from bbx.exporter.typed_policy import KeptNode
 
 AUTO = "auto"
+
+RefineStep = Literal["equalise", "rounding", "bias"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +39,14 @@ class Recipe:
         method: `auto`, or one method for all activations (see `thresholds.Method`).
         keep: patterns (`*`, `?`) of the names of layers to leave in floating point.
         scales: of activations, instead of calibrating; a tensor it does not name is calibrated.
+        refine: what is done to the weights beyond rounding them to nearest; see `bbx.calibration.refine`.
     """
 
     kind: EightBit = "int8"
     method: Method = AUTO
     keep: tuple[str, ...] = ()
     scales: Mapping[str, float] = field(default_factory=dict)
+    refine: tuple[RefineStep, ...] = ()
 
     def __post_init__(self) -> None:
         if self.method != AUTO:
@@ -74,6 +82,8 @@ class Quantised:
         judge: how far any graph is from `source` on the held-out images.
         error: of `model`, by that judge.
         trials: what was tried on the way.
+        gains: what each refinement did.
+        equalised: channels that were rescaled.
     """
 
     model: ModelProto
@@ -86,6 +96,8 @@ class Quantised:
     error: float
     trials: tuple[Trial, ...]
     kind: EightBit
+    gains: tuple[Gain, ...] = ()
+    equalised: tuple[Equalised, ...] = ()
 
     @property
     def kept(self) -> tuple[KeptNode, ...]:
@@ -111,42 +123,59 @@ def quantised_from_onnx(model: ModelProto, recipe: Recipe, images: Images) -> Qu
         BbxError: ONNX Runtime cannot run it on the images, or a value is not finite.
     """
     source = prepared_for(model, recipe.kind)
-    keep = _kept_by_name(place(source), recipe.keep)
-    placement = place(source, keep=keep)
-    if not placement.layers:
-        raise ExportError(
-            "There is nothing to quantise in this graph: "
-            + ("; ".join(sorted({node.reason for node in placement.kept})) or "it has no layer with weights")
-            + "."
-        )
-    _check_given(recipe.scales, placement)
+    rescaled: tuple[Equalised, ...] = ()
+    if "equalise" in recipe.refine:
+        source, rescaled = equalised(source, images.calibration)
+    placement = _placed(source, recipe)
     histograms = collect(source, placement.activations, images.calibration(), images=images.count)
     judge = judge_by(source, images.held_out)
     weights = rounded_weights(source, placement.layers, recipe.kind, sharp=recipe.method != "max")
-    lab = Laboratory(source, weights, judge, recipe.kind)
     methods, trials = dict.fromkeys(placement.activations, recipe.method), list[Trial]()
     if recipe.method == AUTO:
+        lab = Laboratory(source, weights, judge, recipe.kind)
         methods, trials = choose_methods(lab, placement, histograms)
     scales = scales_by(histograms, methods, recipe.kind) | dict(recipe.scales)
     methods |= dict.fromkeys(recipe.scales, "given")
+    now = Quantisation(source, placement, scales, weights, recipe.kind)
+    steps = [step for step in STEPS if step in recipe.refine]
+    now, gains = refined(now, images.calibration, judge, steps=steps)
     if recipe.method == AUTO:
-        chosen, more = choose_kept(lab, placement, scales)
+        now, more = _with_kept(now, judge)
         trials += more
-        placement = place(source, keep=keep | chosen)
-    quantised = qdq_from_onnx(source, placement, scales, weights, recipe.kind)
-    scales = {name: scales[name] for name in placement.activations}
+    graph = now.graph()
+    names = now.placement.activations
     return Quantised(
-        model=quantised,
-        source=source,
-        placement=placement,
-        scales=scales,
-        weights={layer.weight: weights[layer.weight] for layer in placement.layers},
-        methods={name: methods[name] for name in placement.activations},
+        model=graph,
+        source=now.model,
+        placement=now.placement,
+        scales={name: scales[name] for name in names},
+        weights={layer.weight: now.weights[layer.weight] for layer in now.placement.layers},
+        methods={name: methods[name] for name in names},
         judge=judge,
-        error=judge.error(quantised),
+        error=judge.error(graph),
         trials=tuple(trials),
         kind=recipe.kind,
+        gains=gains,
+        equalised=rescaled,
     )
+
+
+def _placed(source: ModelProto, recipe: Recipe) -> Placement:
+    """What to quantise of a prepared graph, as the recipe has it."""
+    placement = place(source, keep=_kept_by_name(place(source), recipe.keep))
+    if not placement.layers:
+        reasons = sorted({node.reason for node in placement.kept}) or ["it has no layer with weights"]
+        raise ExportError(f"There is nothing to quantise in this graph: {'; '.join(reasons)}.")
+    _check_given(recipe.scales, placement)
+    return placement
+
+
+def _with_kept(now: Quantisation, judge: Judge) -> tuple[Quantisation, list[Trial]]:
+    """The same with the groups of layers left in floating point for which that pays."""
+    lab = Laboratory(now.model, now.weights, judge, now.kind)
+    chosen, trials = choose_kept(lab, now.placement, now.scales)
+    already = {node.name: node.reason for node in now.placement.kept}
+    return replace(now, placement=place(now.model, keep=already | chosen)), trials
 
 
 def prepared_for(model: ModelProto, kind: EightBit) -> ModelProto:

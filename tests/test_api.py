@@ -21,7 +21,7 @@ from bbx.runners.ort import OrtRunner
 
 def test_the_public_names_are_these() -> None:
     verbs = {"bench", "build", "build_engine", "export", "postprocess", "preprocess", "report"}
-    verbs |= {"bisect", "parity", "quantize"}
+    verbs |= {"bisect", "compare", "parity", "quantize"}
     assert set(package.__all__) == {"__version__", *verbs}
     assert dir(package) == sorted(package.__all__)
     assert all(callable(getattr(package, name)) for name in package.__all__ if name != "__version__")
@@ -87,7 +87,8 @@ def test_an_engine_and_a_measurement(tmp_path: Path) -> None:
     [
         (lambda out: package.export("resnet5", out=out), ModelError, "resnet50"),
         (lambda out: package.export("resnet50", batsh=3, out=out), UsageError, "no option 'batsh'"),
-        (lambda out: package.export("resnet50", precision="int8", out=out), UsageError, "Q/DQ"),
+        (lambda out: package.export("resnet50", precision="int8", out=out), UsageError, "bbx quantize"),
+        (lambda out: package.build_engine("resnet50", precision="int8", out=out), UsageError, "--calib"),
         (lambda out: package.export("resnet50", opset=5, weights="random", out=out), UsageError, "opset"),
         (lambda out: package.export(str(out / "no.onnx"), precision="fp16", out=out), BbxError, "no file"),
         (lambda out: package.build("resnet5"), ModelError, "resnet50"),

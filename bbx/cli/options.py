@@ -178,6 +178,12 @@ def _calibration_options(  # noqa: PLR0917 - a group of options, never called
         Share | None,
         typer.Option(parser=parse_share, metavar="SHARE", help="Accuracy that may be lost, like 0.5%."),
     ] = None,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="Equalise, round anew and correct biases; see docs/refine.md.")
+    ] = False,
+    refine_steps: Annotated[
+        str, typer.Option(help="With --refine: some of equalise, rounding, bias.")
+    ] = "equalise,rounding,bias",
     keep: Annotated[
         list[str] | None,
         typer.Option(help="Pattern of names of layers to leave in floating point; repeat it."),
@@ -214,6 +220,8 @@ def with_options(
             options = {parameter.name: _plain(given.pop(parameter.name)) for parameter in shared}
             if "keep" in options:  # typer has no empty list as a default
                 options["keep"] = tuple(options["keep"] or ())
+                steps = options.pop("refine_steps").split(",")
+                options["refine"] = tuple(step.strip() for step in steps) if options["refine"] else ()
             return command(**given, options=options)
 
         merged = [*own[:split], *shared, *own[split:]]

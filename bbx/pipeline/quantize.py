@@ -21,6 +21,7 @@ from bbx.calibration.data.dataset import CalibrationSet, calibration_set
 from bbx.calibration.data.options import CalibrationOptions
 from bbx.calibration.judged import Feeds
 from bbx.calibration.quantise import Images, Quantised, Recipe, quantised_from_onnx
+from bbx.calibration.refine.steps import Gain
 from bbx.calibration.scales import read_scales, scales_from_graph, write_scales
 from bbx.exporter import verify
 from bbx.exporter.judging import judge
@@ -30,7 +31,7 @@ from bbx.pipeline.documents import Proven, Stopwatch, settle
 from bbx.pipeline.quantize_step import QuantizeStep
 from bbx.pipeline.typed import manifest_of, task_of
 from bbx.runners.ort import OrtRunner
-from bbx.types import Task, TensorSpec
+from bbx.types import Preprocess, Task, TensorSpec
 
 _JUDGED: dict[Task, int] = {"classification": 48, "detection": 8, "segmentation": 8}
 """Held-out images by which choices are made: each choice runs the network on all of them."""
@@ -100,8 +101,12 @@ class _Made:
 
 def _data(step: QuantizeStep, inputs: tuple[TensorSpec, ...], parent: Manifest | None) -> CalibrationSet:
     process.progress("images", detail=step.data.source or "noise")
-    preprocess = parent.preprocess if parent else guess_preprocess(inputs)
-    return calibration_set(step.data, inputs, preprocess)
+    return calibration_set(step.data, inputs, _preprocess(inputs, parent))
+
+
+def _preprocess(inputs: tuple[TensorSpec, ...], parent: Manifest | None) -> Preprocess | None:
+    """How an image becomes the input: the manifest knows; of a graph without one it is guessed."""
+    return parent.preprocess if parent else guess_preprocess(inputs)
 
 
 def _quantised(
@@ -110,7 +115,9 @@ def _quantised(
     most = _JUDGED[task_of(parent)]
     held_out = partial(_first, data, "held_out", most)
     scales = {} if step.scales is None else read_scales(step.scales)
-    recipe = Recipe(kind=step.precision, method=step.method, keep=step.keep, scales=scales)
+    recipe = Recipe(
+        kind=step.precision, method=step.method, keep=step.keep, scales=scales, refine=step.refine
+    )
     calibrated = len(data.images("calibration"))
     images = Images(lambda: data.batches(split="calibration"), held_out, calibrated)
     quantised = quantised_from_onnx(model, recipe, images)
@@ -140,15 +147,15 @@ def _judged_by(
     options = CalibrationOptions(
         source=step.data.evaluation, images=10**9, seed=step.data.seed, batch=step.data.batch
     )
-    evaluation = calibration_set(options, inputs, data.record.preprocess)
+    evaluation = calibration_set(options, inputs, _preprocess(inputs, parent))
     return partial(evaluation.batches, split="all"), _labels(evaluation, parent, "all", len(evaluation))
 
 
 def _labels(data: CalibrationSet, parent: Manifest | None, split: Any, count: int) -> list[int] | None:
     """Class numbers of the first images of a part; None where they are not known for all of them.
 
-    Names of classes are numbers, or, where there are as many as the network has classes, stand in
-    alphabetical order, as torchvision's `ImageFolder` counts them.
+    Labels that a list or an array gives are the numbers themselves; where there are as many class folders
+    as the network has classes, they count in alphabetical order, as in torchvision's `ImageFolder`.
     """
     names = [image.labels for image in data.images(split)[:count]]
     postprocess = parent.postprocess if parent else None
@@ -157,12 +164,12 @@ def _labels(data: CalibrationSet, parent: Manifest | None, split: Any, count: in
     if not all(len(each) == 1 for each in names):
         return None
     classes = data.record.classes
-    if len(classes) == postprocess.num_classes:
-        order = {name: index for index, name in enumerate(classes)}
-        return [order[name] for (name,) in names]
-    if all(name.isdecimal() for (name,) in names):
+    if data.record.source != "folder" and all(name.isdecimal() for (name,) in names):
         return [int(name) for (name,) in names]
-    return None
+    if len(classes) != postprocess.num_classes:
+        return None
+    order = {name: index for index, name in enumerate(classes)}
+    return [order[name] for (name,) in names]
 
 
 def _parity(step: QuantizeStep, staged: Path, data: CalibrationSet, parent: Manifest | None) -> verify.Parity:
@@ -248,6 +255,8 @@ def _facts(
         "kept_nodes": kept,
         "kept": kept,
         "error": {"rel_l2": quantised.error, "trials": [asdict(trial) for trial in quantised.trials]},
+        "refinement": [_gain_json(gain) for gain in quantised.gains],
+        "equalised": [list(each.tensors) for each in quantised.equalised],
         "accuracy": {
             "metric": made.accuracy.name,
             "of": made.accuracy.of,
@@ -260,3 +269,7 @@ def _facts(
             "put_back": [asdict(layer) for layer in control.put_back],
         },
     }
+
+
+def _gain_json(gain: Gain) -> dict[str, Any]:
+    return {**asdict(gain), "kept": gain.kept}
