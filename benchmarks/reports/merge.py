@@ -136,7 +136,7 @@ def _merged(runs: Sequence[_Run]) -> tuple[Document, list[_Source]]:
 
 
 def _newest_rows(runs: Sequence[_Run]) -> tuple[dict[_Identity, _Source], list[str]]:
-    """Of each row the newest, in the order of its first run; and what was put aside."""
+    """Of each row the newest, those of one subject together as in one run; and what was put aside."""
     sources: dict[_Identity, _Source] = {}
     put_aside: Counter[tuple[Path, Path]] = Counter()
     for run in runs:
@@ -152,7 +152,9 @@ def _newest_rows(runs: Sequence[_Run]) -> tuple[dict[_Identity, _Source], list[s
         for (old, new), count in put_aside.items()
         if count
     ]
-    return sources, notes
+    subjects = list(dict.fromkeys(row["subject"] for _, row in sources.values()))
+    together = sorted(sources.items(), key=lambda item: subjects.index(item[1][1]["subject"]))
+    return dict(together), notes
 
 
 def _measured(row: Document) -> Document:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,7 +56,7 @@ def traces_in(folder: Path, report: Document) -> Traces:
             return None
         path = _inside(folder, row["samples"])
         if path.is_file():
-            return _readable(path, lambda: read_samples(path))
+            return _readable(path, lambda: _own_trace(path))
         if packed is None:
             file = folder / NAME
             packed = _readable(file, lambda: read_pack(file)) if file.is_file() else {}
@@ -75,11 +76,24 @@ def _inside(folder: Path, name: str) -> Path:
 def _readable(path: Path, read: Callable[[], T]) -> T:
     try:
         return read()
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ArtifactError(
             f"{path} does not hold samples that can be read: {error}.",
             hint="Copy it again, or remove it: the report works without.",
         ) from error
+
+
+def _own_trace(path: Path) -> Trace:
+    """A row's own file, whoever wrote it.
+
+    Raises:
+        ValueError: it holds something else than durations.
+    """
+    trace = read_samples(path)
+    for part in trace:
+        if part.ndim != 1 or part.dtype.kind not in "iu":
+            raise ValueError(f"{part.dtype} {list(part.shape)} where nanoseconds were expected")
+    return trace
 
 
 def write_pack(path: Path, report: Document, traces: Traces) -> None:

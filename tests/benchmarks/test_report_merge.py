@@ -52,6 +52,15 @@ def test_shards_add_up_to_the_report_of_one_run(tmp_path: Path) -> None:
         assert (samples.size, warm_up.size) == (20, 3)
 
 
+def test_rows_of_one_model_stand_together(tmp_path: Path) -> None:
+    for number, names in enumerate([("a", "b"), ("b", "a", "c")]):
+        rows = [row(subject=name, batch=number + 1) for name in names]
+        reports.write(made(*rows) | {"created": f"2026-01-0{number + 1}"}, tmp_path / str(number))
+    merged = bbx.report([tmp_path / "0", tmp_path / "1"], out=tmp_path / "out")
+    order = [(each["subject"], each["batch"]) for each in merged["results"]]
+    assert order == [("a", 1), ("a", 2), ("b", 1), ("b", 2), ("c", 2)]
+
+
 def test_the_order_of_the_folders_does_not_matter(tmp_path: Path) -> None:
     first = run(tmp_path / "1", "eager", created="2026-01-02T00:00:00Z")
     second = run(tmp_path / "2", "eager", "ort-cpu", slower=2)

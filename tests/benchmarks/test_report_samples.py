@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +70,15 @@ def test_traces_are_found_in_the_one_file_where_their_own_are_gone(tmp_path: Pat
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"not an archive"])
 def test_a_broken_file_of_samples_is_named(tmp_path: Path, report: Document, content: bytes) -> None:
     (tmp_path / report["results"][0]["samples"]).write_bytes(content)
+    with pytest.raises(ArtifactError, match="does not hold samples that can be read"):
+        traces_in(tmp_path, report)(report["results"][0])
+
+
+@pytest.mark.parametrize(
+    "samples", [np.ones((2, 2), np.int64), np.ones(3), np.array(["1"]), np.array([{}], object)]
+)
+def test_what_is_no_trace_is_named(tmp_path: Path, report: Document, samples: Any) -> None:
+    np.savez(tmp_path / report["results"][0]["samples"], latency_ns=samples, warm_up_ns=samples)
     with pytest.raises(ArtifactError, match="does not hold samples that can be read"):
         traces_in(tmp_path, report)(report["results"][0])
 

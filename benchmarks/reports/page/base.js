@@ -70,9 +70,12 @@ function legend(names, mark) {
 }
 
 // Scales give a position for a value; `ticks` are values a person would choose.
-function logScale(low, high, from, to) {
-  const [a, b] = [Math.log(low), Math.log(high === low ? low * 1.1 : high)];
-  const at = (value) => from + ((Math.log(value) - a) / (b - a)) * (to - from);
+// Nothing at or below zero has a logarithm: such a value stands at the lower end.
+function logScale(least, most, from, to) {
+  const low = least > 0 ? least : Math.max(most, 1) * 1e-6;
+  const high = most > low ? most : low * 1.1;
+  const [a, b] = [Math.log(low), Math.log(high)];
+  const at = (value) => from + ((Math.log(Math.max(value, low)) - a) / (b - a)) * (to - from);
   const ticks = [];
   for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power++) {
     for (const digit of [1, 2, 5]) ticks.push(Number(`${digit}e${power}`));
