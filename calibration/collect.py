@@ -6,8 +6,10 @@ stays is one histogram a tensor. Memory is that of one batch and of the graph, n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,9 +48,9 @@ def collect(
     inside = [name for name in names if name not in given]
     histograms = {name: Histogram() for name in names}
     rows = 0
-    with session(giving(model, inside), "calibration") as opened, ThreadPoolExecutor() as threads:
+    with _inference(model, inside) as infer, ThreadPoolExecutor() as threads:
         for feeds in batches:
-            found = dict(zip(inside, opened.run(feeds), strict=True)) if inside else {}
+            found = dict(zip(inside, infer(feeds), strict=True))
             arrays = found | {name: feeds[name] for name in names if name in given}
             list(threads.map(lambda name: histograms[name].add(arrays[name]), arrays))  # noqa: B023 - run here
             rows += next((len(array) for array in feeds.values() if array.ndim), 1)
@@ -57,6 +59,18 @@ def collect(
     if not rows:
         raise BbxError("Calibration needs at least one image.", hint="Name a folder: --calib DIR")
     return histograms
+
+
+@contextmanager
+def _inference(
+    model: ModelProto, names: Sequence[str]
+) -> Iterator[Callable[[Mapping[str, NDArray[Any]]], Sequence[NDArray[Any]]]]:
+    """Whatever gives these tensors; ONNX Runtime loads no graph without nodes, so nothing runs for none."""
+    if not names:
+        yield lambda feeds: ()
+        return
+    with session(giving(model, names), "calibration") as opened:
+        yield opened.run
 
 
 def _refuse_broken(histograms: Mapping[str, Histogram], rows: int) -> None:

@@ -34,7 +34,21 @@ def folded(model: ModelProto) -> ModelProto:
     if not any(node.op_type == "BatchNormalization" for node in model.graph.node):
         return model
     result: onnx.ModelProto = rewrite(model, pattern_rewrite_rules=_RULES)
+    _name_again(result, model)
     prepared = onnx_graph.prepared(result, opset=onnx_graph.opset_of(model))
     onnx_graph.infer_and_check(prepared)
     del prepared.graph.value_info[:]
     return prepared
+
+
+def _name_again(result: ModelProto, source: ModelProto) -> None:
+    """Give nodes the names, and layers the marks, that they had: the rewriter makes new ones."""
+    makers = {node.output[0]: node for node in source.graph.node}
+    for node in result.graph.node:
+        before = makers.get(node.output[0])
+        if before is not None and before.op_type == "BatchNormalization" != node.op_type:
+            before = makers[before.input[0]]
+            del node.metadata_props[:]
+            node.metadata_props.extend(before.metadata_props)
+        if before is not None:
+            node.name = before.name
