@@ -3,11 +3,17 @@
 Prints one JSON document: start-up seconds of `bbx --help` and `bbx models`; `bbx export resnet50` against a
 bare script that builds, exports, checks and compares once (wall time and peak memory); a second, identical
 export; the median latency that the harness reports against a tight loop over the same session, for a model
-of about 1 ms and one of about 100 ms; and the harness's own cost an iteration.
+of about 1 ms and one of about 100 ms; the harness's own cost an iteration; a row in a forked child against
+one in a fresh interpreter; and how often `bbx compare` calls equal work different, and finds work that takes
+5 % longer.
+
+The last one, with 400 comparisons of equal and 200 of unequal work, takes about half an hour. Give a number
+of rounds and a share of them (`bench_self.py 5 0.1`) for less.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import shutil
@@ -16,11 +22,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from bbx.process import in_fresh_interpreter, launching
 
 BARE_EXPORT = """
 import sys, numpy as np, onnx, onnxruntime, torch, torchvision
@@ -140,11 +149,91 @@ def tight_loop(step: Callable[[], object], count: int) -> float:
     return float(np.median(samples))
 
 
+def forked_against_fresh(folder: Path, pairs: int) -> dict[str, Any]:
+    """Ratios of the median latency of rows in forked children to those in fresh interpreters, in turns."""
+    from bbx import api
+    from bbx.artifact import sha256_of
+    from bbx.benchmarks.crew import ROW_TASK, imports_for
+    from bbx.models.spec import ModelSpec
+    from bbx.process import run_task
+    from bbx.warm import warm_children
+
+    spec = ModelSpec("mobilenet_v3_small", weights="random", image_size=128)
+    onnx = Path(api.export(spec.name, weights="random", image_size=128, out=folder / "fork.onnx")["artifact"])
+    found = {}
+    for runtime in ("eager", "ort-cpu"):
+        request = {
+            **{"key": "row", "subject": "row", "runtime": runtime, "precision": "fp32", "batch": 1},
+            **{"scenario": "single", "cuda_graph": False, "trust": False, "spec": spec.to_request()},
+            **{"artefact": None, "artefact_sha256": None, "reference": None, "profile": "quick"},
+            **{"threads": 1, "out": str(folder), "samples": "row.npz", "command": ""},
+        }
+        if runtime == "ort-cpu":
+            request |= {"artefact": str(onnx), "artefact_sha256": sha256_of(onnx)}
+        ratios = []
+        with warm_children(imports_for):
+            run_task(ROW_TASK, request)
+            for index in range(pairs):
+                medians = {}
+                for kind in ("forked", "fresh") if index % 2 == 0 else ("fresh", "forked"):
+                    with launching(in_fresh_interpreter) if kind == "fresh" else contextlib.nullcontext():
+                        medians[kind] = run_task(ROW_TASK, request)["latency_ns"]["median"]
+                ratios.append(medians["forked"] / medians["fresh"])
+        found[runtime] = {"median_ratio": statistics.median(ratios), "ratios": ratios}
+    return found
+
+
+def work(loops: int) -> Callable[[], None]:
+    """A step that keeps one CPU busy, always with the same work."""
+
+    def step() -> None:
+        total = 0
+        for number in range(loops):
+            total += number
+
+    return step
+
+
+def comparisons(milliseconds: float, equal: int, slower: int) -> dict[str, Any]:
+    """How `bbx compare` judges work of this length against the same work, and against 5 % more.
+
+    Every comparison has a control, which is one more comparison of equals.
+    """
+    from bbx.benchmarks.duet import duet
+    from bbx.runners.base import Bound, sample_host_clock
+
+    def bound(loops: int) -> Bound:
+        step = work(loops)
+        return Bound(step, lambda count: sample_host_clock(step, count), "perf_counter_ns", dict)
+
+    per_loop = float(np.median(sample_host_clock(work(10_000), 50))) / 10_000
+    loops = round(milliseconds * 1e6 / per_loop)
+    alike: Counter[str] = Counter()
+    longer: Counter[str] = Counter()
+    seconds = []
+    for factor, count, verdicts in ((1.0, equal // 2, alike), (1.05, slower, longer)):
+        for _ in range(count):
+            begun = time.perf_counter()
+            found = duet(bound(loops), bound(loops), bound(round(factor * loops)))
+            seconds.append(time.perf_counter() - begun)
+            verdicts[found.head.finding(effect=0.02).change] += 1
+            alike[found.control.finding(effect=0.02).change] += 1
+    return {
+        "milliseconds": milliseconds,
+        "equal": dict(alike),
+        "false_alarm_rate": (alike["slower"] + alike["faster"]) / max(1, sum(alike.values())),
+        "slower_by_5_percent": dict(longer),
+        "found_rate": longer["slower"] / max(1, sum(longer.values())),
+        "seconds": statistics.median(seconds),
+    }
+
+
 def main() -> None:
     """Measure everything and print it."""
     from bbx.benchmarks.measure import harness_overhead_ns
 
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    share = float(sys.argv[2]) if len(sys.argv) > 2 else 1.0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         document = {
@@ -155,6 +244,11 @@ def main() -> None:
                 harness_against_tight_loop(folder, "resnet50", 224, 3, pairs=15),
             ],
             "harness_overhead_ns": harness_overhead_ns(),
+            "forked_rows": forked_against_fresh(folder, pairs=rounds),
+            "compare": [
+                comparisons(milliseconds, equal=round(100 * share), slower=round(100 * share))
+                for milliseconds in (1.0, 10.0)
+            ],
             "own_peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         }
     print(json.dumps(document, indent=2))
