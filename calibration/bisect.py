@@ -170,7 +170,8 @@ class _Likelihood:
     """How likely each node is to be the next one that is needed.
 
     Three things speak. Suspicion. A tensor shared with a node that was found, since an overflow goes through
-    several nodes and a wrong scale is read by several: such nodes are together as likely as all others. And how
+    several nodes and a wrong scale is read by several: such nodes are together as likely as all others. And
+    how
     far the distance fell between two prefixes that were tried: something at fault must lie between them.
     """
 
