@@ -107,13 +107,14 @@ def what_to_do(row: Document) -> str:
 
 
 def distance_from_reference(row: Document) -> float | None:
-    """How far the answers are from their reference: 0 for the same, None where nothing was compared.
+    """How far the answers are from their reference: 0 for the same, None where that is not known.
 
     The largest relative L2 distance of an output over all cases; of detections, the largest share that has
-    no match (both ways). Infinite distances, which JSON has as null, are left out: such a row's verdict
-    says more than a point at the border could.
+    no match (both ways). A reference that proves nothing (`inconclusive`) has no distance. Infinite distances,
+    which JSON has as null, are left out: such a row's verdict says more than a point at the border could.
     """
-    cases = (row.get("parity") or {}).get("cases") or []
+    parity = row.get("parity") or {}
+    cases = [] if parity.get("verdict") == "inconclusive" else parity.get("cases") or []
     found = [distance for case in cases if (distance := _distance(case)) is not None]
     return max(found, default=None)
 

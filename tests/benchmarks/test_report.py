@@ -178,6 +178,7 @@ def test_rows_of_several_machines_have_a_history_each() -> None:
     [
         (None, None),
         ({"cases": []}, None),
+        ({"verdict": "inconclusive", "cases": [{"outputs": {"a": {"rel_l2": 0.0}}}]}, None),
         (
             {
                 "cases": [
