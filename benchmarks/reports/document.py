@@ -110,8 +110,9 @@ def distance_from_reference(row: Document) -> float | None:
     """How far the answers are from their reference: 0 for the same, None where that is not known.
 
     The largest relative L2 distance of an output over all cases; of detections, the largest share that has
-    no match (both ways). A reference that proves nothing (`inconclusive`) has no distance. Infinite distances,
-    which JSON has as null, are left out: such a row's verdict says more than a point at the border could.
+    no match (both ways). There is none from a reference that proves nothing (`inconclusive`). Infinite
+    distances, which JSON has as null, are left out: such a row's verdict says more than a point at the
+    border could.
     """
     parity = row.get("parity") or {}
     cases = [] if parity.get("verdict") == "inconclusive" else parity.get("cases") or []
