@@ -158,6 +158,29 @@ def _form(found: dict[str, Any] | None) -> str:
     return f"{found['parity']}, {found['rel_l2']:.1e}" if found.get("rel_l2") else found["parity"]
 
 
+def int8_table() -> str:
+    """What quantising gave on networks with real weights, side by side."""
+    path = _RESULTS / "int8.json"
+    if not path.is_file():
+        return "Not measured yet: `python tests/performance/int8.py accuracy`\n"
+    rows = [
+        (
+            row["model"],
+            row["way"],
+            f"{row['quantised']} of {row['layers']}",
+            f"{row['agreement']:.1%}",
+            f"{row['rel_l2']:.3f}",
+            f"{row['seconds']:.0f}",
+        )
+        for row in json.loads(path.read_text())
+    ]
+    head = ("network", "way", "layers in INT8", "top-1 agreement", "relative L2 of the logits", "seconds")
+    return _table(head, rows) + (
+        "\n96 calibration crops of photographs, judged on 256 others against FP32; "
+        "`python tests/performance/int8.py accuracy`.\n"
+    )
+
+
 def detectors_tables() -> str:
     """Faster R-CNN side by side, as a whole and by part: written by `make detectors`."""
     file = _RESULTS / "detectors.json"
