@@ -113,7 +113,7 @@ def _matched_detections(model: ModelProto, batches: Batches, threshold: float) -
             matched += found.matched
             extra += found.extra
             judged += found.matched + found.missing
-        return max(0.0, (matched - extra) / judged) if judged else 0.0
+        return max(0.0, (matched - extra) / judged) if judged else float(extra == 0)
 
     return Accuracy("matched_detections", count, 1.0, score)
 
