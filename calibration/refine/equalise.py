@@ -191,7 +191,8 @@ def _factors(
     alive = (made > 0) & (read > 0)
     powers = np.zeros(made.shape, np.int64)
     powers[alive] = np.rint(np.log2(read[alive] / made[alive]) / 2)
-    powers[alive] -= int(np.median(powers[alive])) if alive.any() else 0
+    if alive.any():  # only differences between channels matter; most of them stay as they are
+        powers[alive] -= int(np.median(powers[alive]))
     factors: NDArray[np.float32] = np.ldexp(np.float32(1), np.clip(powers, -_MOST, _MOST)).astype(np.float32)
     return factors
 

@@ -80,6 +80,15 @@ def test_a_graph_with_nothing_to_rescale_is_given_back(network: Any) -> None:
     assert done == ()
 
 
+def test_a_stream_that_anything_else_reads_is_left(network: Any) -> None:
+    other = ModelProto()
+    other.CopyFrom(network.model)
+    other.graph.node.append(helper.make_node("Sigmoid", ["two_sum"], ["gate"]))
+    other.graph.output.append(helper.make_tensor_value_info("gate", 1, ["n", None, None, None]))
+    _, done = equalised(other, network.fit)
+    assert [each.tensors for each in done] == [("head", "head_relu")]
+
+
 def test_no_image_is_an_error(network: Any) -> None:
     with pytest.raises(BbxError, match="at least one image"):
         equalised(network.model, lambda: iter(()))

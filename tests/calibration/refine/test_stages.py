@@ -23,6 +23,7 @@ def test_each_layer_gets_the_input_that_the_whole_network_gives_it(network: Any,
     shelf, ran = Shelf(tmp_path), []
     shelf.put(0, feeds)
     for stage in stages_of(model, placement):
+        assert set(stage.drops).isdisjoint(stage.gives)  # nothing is kept for nothing
         if stage.nodes:
             part, _ = part_of(model, stage, placement, infos)
             with session(part, "a test") as opened:
