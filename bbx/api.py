@@ -254,6 +254,8 @@ def bench(
     threads: int | None = None,
     cuda_graph: bool = False,
     trust: bool = False,
+    budget_s: float | None = None,
+    shard: tuple[int, int] | None = None,
     listener: process.Listener = process.silent,
     on_row: OnRow | None = None,
     **spec_options: Any,
@@ -261,8 +263,8 @@ def bench(
     """Measure models or artefacts on the runtimes of this machine, and write a report into `out`.
 
     Args:
-        subjects, everything, runtimes, precisions, batches, profile, resume, threads, cuda_graph, trust: see
-            `bbx.benchmarks.bench.bench`.
+        subjects, everything, runtimes, precisions, batches, profile, resume, threads, cuda_graph, trust,
+            budget_s, shard: see `bbx.benchmarks.bench.bench`.
         listener: hears progress and warnings.
         on_row: told of each row as it ends.
         **spec_options: of every model; see `ModelSpec`.
@@ -288,6 +290,8 @@ def bench(
         threads=threads,
         cuda_graph=cuda_graph,
         trust=trust,
+        budget_s=budget_s,
+        shard=shard,
         spec_options=spec_options,
         listener=listener,
         on_row=on_row or nobody,

@@ -14,7 +14,7 @@ from bbx.benchmarks.crew import Crew, crew
 from bbx.benchmarks.environment import describe
 from bbx.benchmarks.journal import Document
 from bbx.benchmarks.measure import profile_named
-from bbx.benchmarks.plan import Plan, Row, Subject, choose_runtimes, plan, subject_named
+from bbx.benchmarks.plan import Plan, Row, Shard, Subject, choose_runtimes, plan, subject_named
 from bbx.benchmarks.suite import OnRow, Setting, Suite, in_child, nobody
 from bbx.errors import Cancelled, UnavailableError, UsageError
 from bbx.models.registry import presets
@@ -36,6 +36,8 @@ def bench(
     threads: int | None = None,
     cuda_graph: bool = False,
     trust: bool = False,
+    budget_s: float | None = None,
+    shard: tuple[int, int] | None = None,
     spec_options: dict[str, Any] | None = None,
     listener: Listener = silent,
     on_row: OnRow = nobody,
@@ -55,6 +57,8 @@ def bench(
         threads: intra-op threads; None for each runtime's own choice.
         cuda_graph: use CUDA graphs on the runtimes that have them.
         trust: load programs (engines, TorchScript, `.pt2`) that bbx did not make on this machine.
+        budget_s: seconds to spend; what does not fit is `missing` in the report. None for all that it takes.
+        shard: which part of how many to measure, such as (1, 4); see `plan.Shard`.
         spec_options: options of every model; see `bbx.models.spec.ModelSpec`.
         on_row: told of each row as it ends.
 
@@ -70,6 +74,8 @@ def bench(
     listener = _once_each(listener)
     environment = describe()
     chosen = _subjects(subjects, everything, spec_options or {})
+    if shard is not None:
+        chosen = Shard(*shard).of(chosen)
     todo = _planned(
         list(chosen.values()),
         runtimes=runtimes,
@@ -79,7 +85,7 @@ def bench(
         profile=profile,
         cuda_graph=cuda_graph,
     )
-    setting = Setting(out, profile, threads, resume, environment["fingerprint"], trust)
+    setting = Setting(out, profile, threads, resume, environment["fingerprint"], trust, budget_s)
     with crew() as builders:
         # A quick run proves what it measures; every other one all that `bbx export` does.
         workshop = Workshop(out, listener, tuple(batches) if profile == "quick" else ())

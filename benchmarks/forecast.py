@@ -7,7 +7,7 @@ by it; the guess counts as `_PRIOR_S` seconds of evidence.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from bbx.benchmarks.measure import PROFILES, Profile
@@ -71,6 +71,30 @@ def row_seconds(row: Row, profile: Profile) -> float:
 def export_seconds(subject: str) -> float:
     """A guess at how long an export of a preset takes, with its proof, alone on a CPU."""
     return _EXPORT_S + _EXPORT_S_PER_GFLOP * gflops(subject)
+
+
+def affordable(rows: Sequence[Row], profile: Profile, budget_s: float, *, builders: int = 1) -> set[str]:
+    """Keys of the rows to spend a time on: the subjects that cost least, so that it is enough for most rows.
+
+    A subject is measured with all its rows, because its rows are there to be compared with each other.
+
+    Args:
+        rows: those that have to be measured.
+        builders: exports made at once.
+    """
+    mine: dict[str, list[Row]] = {}
+    for row in rows:
+        mine.setdefault(row.subject, []).append(row)
+    cost = {
+        subject: export_seconds(subject) / builders + sum(row_seconds(row, profile) for row in theirs)
+        for subject, theirs in mine.items()
+    }
+    chosen: set[str] = set()
+    for subject in sorted(mine, key=lambda name: cost[name]):
+        budget_s -= cost[subject]
+        if budget_s >= 0:
+            chosen |= {row.key for row in mine[subject]}
+    return chosen
 
 
 @dataclass(slots=True)

@@ -15,8 +15,9 @@ from typing import Any
 from bbx.artifact import fingerprint_of
 from bbx.benchmarks.artefacts import Ready
 from bbx.benchmarks.crew import ROW_TASK
-from bbx.benchmarks.forecast import Forecast, export_seconds
+from bbx.benchmarks.forecast import Forecast, affordable, export_seconds
 from bbx.benchmarks.journal import Document, Journal
+from bbx.benchmarks.measure import PROFILES
 from bbx.benchmarks.plan import Plan, Row, Subject
 from bbx.benchmarks.verdicts import Reason
 from bbx.errors import BbxError, Cancelled, CheckFailed
@@ -45,6 +46,7 @@ class Setting:
         resume: rows that are on disk and whose inputs have not changed are not measured again.
         environment: fingerprint of the machine and its libraries.
         trust: programs that bbx did not make here are loaded; the user answers for them.
+        budget_s: no row is begun after so many seconds, and rows that do not fit are not tried; None: no end.
     """
 
     out: Path
@@ -53,6 +55,7 @@ class Setting:
     resume: bool
     environment: str
     trust: bool = False
+    budget_s: float | None = None
 
 
 def nothing_ahead(wanted: Sequence[tuple[Subject, Row]]) -> None:
@@ -94,27 +97,41 @@ class Suite:
         """
         journal = Journal(self.setting.out, resume=self.setting.resume)
         before = journal.read()
-        forecast = self._forecast(plan)
+        rows = self._within_budget(plan.rows, before)
+        forecast = self._forecast(rows)
+        end = None if self.setting.budget_s is None else time.monotonic() + self.setting.budget_s
         done = 0
-        for group in _groups(plan.rows):
+        for planned in _groups(rows):
+            group = [row for row in planned if row.key in before or not _over(end)]
             subjects = dict.fromkeys(row.subject for row in group)
             start = time.monotonic()
             self.ahead([(self.subjects[row.subject], row) for row in group])
             forecast.exports_done(subjects, time.monotonic() - start)
             for row in group:
                 start = time.monotonic()
+                if _over(end) and row.key not in before:
+                    continue
                 result, fresh = self._result(row, before.get(row.key))
                 if fresh:
                     journal.append(result)
                 forecast.row_done(row, time.monotonic() - start if fresh else None)
                 done += 1
-                on_row(done, len(plan.rows), forecast.left_s(), result)
+                on_row(done, len(rows), forecast.left_s(), result)
                 yield result
 
-    def _forecast(self, plan: Plan) -> Forecast:
-        named = {row.subject for row in plan.rows if self.subjects[row.subject].spec is not None}
+    def _within_budget(self, rows: Sequence[Row], before: Mapping[str, Document]) -> Sequence[Row]:
+        """The rows to try; those on disk cost nothing."""
+        if self.setting.budget_s is None:
+            return rows
+        todo = [row for row in rows if row.key not in before]
+        profile = PROFILES[self.setting.profile]
+        chosen = affordable(todo, profile, self.setting.budget_s, builders=self.builders)
+        return [row for row in rows if row.key in chosen or row.key in before]
+
+    def _forecast(self, rows: Sequence[Row]) -> Forecast:
+        named = {row.subject for row in rows if self.subjects[row.subject].spec is not None}
         exports = {subject: export_seconds(subject) for subject in sorted(named)}
-        return Forecast(list(plan.rows), exports, self.setting.profile, self.builders)
+        return Forecast(list(rows), exports, self.setting.profile, self.builders)
 
     def _result(self, row: Row, before: Document | None) -> tuple[Document, bool]:
         """A row's document, and whether it was measured just now."""
@@ -136,6 +153,11 @@ class Suite:
 def in_child(listener: Listener = silent) -> Execute:
     """Measures each row in a process of its own, whose progress the listener hears."""
     return lambda request: run_task(ROW_TASK, request, listener=listener)
+
+
+def _over(end: float | None) -> bool:
+    """Whether a moment of the monotonic clock is past."""
+    return end is not None and time.monotonic() > end
 
 
 def _groups(rows: Sequence[Row]) -> Iterator[list[Row]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -11,6 +12,8 @@ from bbx.cli import options as opt
 from bbx.cli.output import print_json
 from bbx.errors import BbxError, CheckFailed
 
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
 
 class ProfileName(StrEnum):
     """`--profile`."""
@@ -18,6 +21,42 @@ class ProfileName(StrEnum):
     QUICK = "quick"
     REPORT = "report"
     LONG = "long"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What `--shard` was given."""
+
+    index: int
+    count: int
+
+
+def parse_part(text: str) -> Part:
+    """`2/4` as the second of four parts.
+
+    Raises:
+        typer.BadParameter: it is nothing like that.
+    """
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal()):
+        raise typer.BadParameter(f"{text!r} is no part. Type the second of four as 2/4.")
+    return Part(int(index), int(count))
+
+
+def parse_duration(text: str) -> float:
+    """`90s`, `20m` or `1.5h` in seconds.
+
+    Raises:
+        typer.BadParameter: it is nothing like that, or no time at all.
+    """
+    number, unit = text[:-1], _SECONDS.get(text[-1:])
+    try:
+        seconds = float(number) * (unit or 0)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise typer.BadParameter(f"{text!r} is no time. Type 90s, 20m or 1.5h.")
+    return seconds
 
 
 @opt.with_options("model")
@@ -44,6 +83,14 @@ def bench(
         bool, typer.Option("--trust", help="Load engines and programs that bbx did not make here.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Skip rows that are done and unchanged.")] = False,
+    budget: Annotated[
+        float | None,
+        typer.Option(parser=parse_duration, metavar="TIME", help="Time to spend: 90s, 20m or 1.5h."),
+    ] = None,
+    shard: Annotated[
+        Part | None,
+        typer.Option(parser=parse_part, metavar="I/N", help="Measure this part of N, for as many jobs."),
+    ] = None,
     out: opt.Out = opt.DEFAULT_OUT,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -65,6 +112,8 @@ def bench(
             threads=threads,
             cuda_graph=cuda_graph,
             trust=trust,
+            budget_s=budget,
+            shard=None if shard is None else (shard.index, shard.count),
             listener=listener,
             on_row=on_row,
             **options,
