@@ -1,14 +1,14 @@
 """Rounding of a layer's weights that keeps its outputs close, and not each weight.
 
-The objective is AdaRound's in its asymmetric form (Nagel et al. 2020, "Up or Down? Adaptive Rounding for
-Post-Training Quantization", equation 25): the squared distance of the layer's outputs, on what the quantised
-network gives it, from those of the FP32 network. AdaRound relaxes the choice of up or down to a sigmoid and
-descends by gradients. Here the objective is taken as it is, a quadratic in the stored weights. It is lowered
-one weight at a time to the stored value that is best with all others as they are (cyclic coordinate descent,
-as in Behdin et al. 2023, "QuantEase"), from two starts: the weights as they are, and weights rounded one
-after the other while those not yet rounded make up for the error (Frantar et al. 2022, "GPTQ", section 3).
-The better end is taken for each output. So no output gets worse, a weight may move by more than one step,
-there is no learning rate, and equal inputs give equal weights.
+The objective is AdaRound's in its asymmetric form, without the activation function (Nagel et al. 2020, "Up or
+Down? Adaptive Rounding for Post-Training Quantization", equation 25): the squared distance of the layer's
+outputs, on what the quantised network gives it, from those of the FP32 network. AdaRound relaxes the choice
+of up or down to a sigmoid and descends by gradients. Here the objective is taken as it is, a quadratic in the
+stored weights. It is lowered one weight at a time to the stored value that is best with all others as they
+are (cyclic coordinate descent, as in Behdin et al. 2023, "QuantEase"), from two starts: the weights as they
+are, and weights rounded one after the other while those not yet rounded make up for the error (Frantar et al.
+2022, "GPTQ", section 3). The better end is taken for each output. So no output gets worse, a weight may move
+by more than one step, there is no learning rate, and equal inputs give equal weights.
 """
 
 from __future__ import annotations
@@ -38,16 +38,6 @@ def damped(moments: Moments, weights: Array) -> Moments:
     cross = moments.cross + extra[:, None, None] * weights
     energy = moments.energy + extra[:, None] * np.sum(weights**2, axis=2)
     return Moments(moments.count + inputs, gram, cross, energy)
-
-
-def nearest(weights: Array, scale: Array, kind: EightBitType) -> Array:
-    """Weights [groups, outputs, k] at their nearest multiples of scales [groups, outputs].
-
-    Returns:
-        float64, what is stored times its scale.
-    """
-    steps = scale[:, :, None]
-    return rounded(weights / steps, kind).astype(np.float64) * steps
 
 
 def refitted(start: Array, moments: Moments, scale: Array, kind: EightBitType) -> Array:

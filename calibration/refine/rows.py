@@ -31,6 +31,7 @@ class Window:
 
     @property
     def reach(self) -> tuple[int, ...]:
+        """How far the kernel extends along each axis."""
         return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
 
     def over(self, values: NDArray[np.generic]) -> NDArray[np.generic]:

@@ -48,6 +48,8 @@ def stages_of(model: ModelProto, placement: Placement) -> list[Stage]:
 
 
 class _Plan:
+    """Which nodes have run after the stages so far, and which tensors are kept then."""
+
     def __init__(self, model: ModelProto) -> None:
         self._reads = [_inputs_of(model, index) for index in range(len(model.graph.node))]
         self._makes = [tuple(name for name in node.output if name) for node in model.graph.node]
@@ -138,14 +140,17 @@ class Shelf:
         self.batches = 0
 
     def put(self, batch: int, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+        """Keep a batch's tensors."""
         for name, array in arrays.items():
             np.save(self._path(batch, name), array)
         self.batches = max(self.batches, batch + 1)
 
     def get(self, batch: int, names: Iterable[str]) -> Arrays:
+        """Tensors of a batch, by name."""
         return {name: np.load(self._path(batch, name)) for name in names}
 
     def drop(self, names: Collection[str]) -> None:
+        """Forget tensors of all batches."""
         for name in names:
             for batch in range(self.batches):
                 self._path(batch, name).unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import reduce
 from typing import Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from bbx.calibration.placement import Layer
 from bbx.calibration.refine.moments import Array, Matrix, Moments, moments_of
 from bbx.calibration.refine.rounding import damped, refitted
 from bbx.calibration.refine.walk import Change, Left, Quantisation, Visit, walked
-from bbx.calibration.to_qdq import EIGHT_BIT_TYPES, EightBitType, rounded
+from bbx.calibration.to_qdq import rounded
 from bbx.errors import UsageError
 
 Step = Literal["rounding", "bias"]
@@ -90,8 +90,7 @@ def refined(
     now, error = start, judge.error(start.graph())
     gains: list[Gain] = []
     for step in taken:
-        change = partial(_CHANGES[step], kind=EIGHT_BIT_TYPES[start.kind])
-        changed, happened = walked(now, batches, change, f"refine {step}")
+        changed, happened = walked(now, batches, _CHANGES[step], f"refine {step}")
         layers = tuple(_layer_gain(layer, found) for layer, found in happened)
         gains.append(Gain(step, error, judge.error(changed.graph()), layers))
         if gains[-1].kept:
@@ -105,23 +104,22 @@ def _layer_gain(layer: Layer, found: Change | Left) -> LayerGain:
     return LayerGain(layer.name, layer.role, found.before, found.after)
 
 
-def _rounding(visit: Visit, *, kind: EightBitType) -> Change | Left:
+def _rounding(visit: Visit) -> Change | Left:
     """Weights rounded so that the layer's outputs are close."""
     if visit.shared > 1:
         return Left(f"{visit.shared} layers share its weight")
     if visit.product.inputs > WIDEST:
         return Left(f"each of its outputs has {visit.product.inputs} inputs, more than {WIDEST}")
-    found = sum_of_moments(visit)
-    now = visit.product.matrices(visit.weight.restored()).astype(np.float64)
+    found = _sum_of_moments(visit)
     scale = _scales(visit)
-    exact = visit.exact.astype(np.float64)
-    best = refitted(now, damped(found, exact), scale, kind)
-    stored = rounded(best / scale[:, :, None], kind)
+    now = visit.product.matrices(visit.weight.values).astype(np.float64) * scale[:, :, None]
+    best = refitted(now, damped(found, visit.exact.astype(np.float64)), scale, visit.kind)
+    stored = rounded(best / scale[:, :, None], visit.kind)
     weight = replace(visit.weight, values=visit.product.weight(stored))
     return Change(found.relative_error(now), found.relative_error(best), weight=weight)
 
 
-def sum_of_moments(visit: Visit) -> Moments:
+def _sum_of_moments(visit: Visit) -> Moments:
     """Of all images."""
     return reduce(operator.add, (moments_of(*rows, visit.exact) for rows in visit.rows()))
 
@@ -133,7 +131,7 @@ def _scales(visit: Visit) -> Array:
     return np.broadcast_to(scale, shape) if visit.weight.axis is None else scale.reshape(shape)
 
 
-def _bias(visit: Visit, *, kind: EightBitType) -> Change | Left:
+def _bias(visit: Visit) -> Change | Left:
     """The mean error of each output goes into its bias (Nagel et al. 2019, section 4.2, empirical form)."""
     now = visit.product.matrices(visit.weight.restored()).astype(np.float64)
     exact = visit.exact.astype(np.float64)
@@ -153,4 +151,4 @@ def _answers(weights: Array, rows: Matrix) -> Array:
     return total[:, :, 0]
 
 
-_CHANGES: dict[Step, Callable[..., Change | Left]] = {"rounding": _rounding, "bias": _bias}
+_CHANGES: dict[Step, Callable[[Visit], Change | Left]] = {"rounding": _rounding, "bias": _bias}

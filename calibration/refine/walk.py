@@ -25,7 +25,7 @@ from bbx.calibration.refine.moments import Matrix
 from bbx.calibration.refine.rows import Product, product_of, stored
 from bbx.calibration.refine.stages import Shelf, Stage, part_of, stages_of
 from bbx.calibration.sessions import session
-from bbx.calibration.to_qdq import EightBit, QuantisedWeight, qdq_from_onnx
+from bbx.calibration.to_qdq import EIGHT_BIT_TYPES, EightBit, EightBitType, QuantisedWeight, qdq_from_onnx
 from bbx.errors import BbxError
 from bbx.exporter.onnx_graph import TensorInfo, tensor_infos
 from bbx.process import progress
@@ -44,6 +44,7 @@ class Visit:
         exact: FP32 weight, [groups, outputs, k].
         weight: as quantised so far.
         shared: how many layers have this weight.
+        kind: the type that weights are stored in.
         rows: gives, batch by batch, rows [groups, n, k] of the quantised and of the FP32 network's input.
     """
 
@@ -52,6 +53,7 @@ class Visit:
     exact: Matrix
     weight: QuantisedWeight
     shared: int
+    kind: EightBitType
     rows: Callable[[], Iterator[tuple[Matrix, Matrix]]]
 
 
@@ -184,6 +186,7 @@ class _Walk:
             exact,
             self._weights[layer.weight],
             self._readers[layer.weight],
+            EIGHT_BIT_TYPES[self._start.kind],
             lambda: self._rows(layer, product),
         )
 

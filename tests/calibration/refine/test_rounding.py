@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bbx.calibration.refine.moments import Array, Moments, moments_of
-from bbx.calibration.refine.rounding import damped, descended, nearest, refitted
-from bbx.calibration.to_qdq import EIGHT_BIT_TYPES, EightBit
+from bbx.calibration.refine.rounding import damped, descended, refitted
+from bbx.calibration.to_qdq import EIGHT_BIT_TYPES, EightBit, EightBitType, rounded
 
 INT8 = EIGHT_BIT_TYPES["int8"]
 
@@ -26,6 +26,12 @@ def layer(
 
 def scales(weights: Array, levels: int) -> Array:
     return np.abs(weights).max(axis=2) / levels
+
+
+def nearest(weights: Array, scale: Array, kind: EightBitType) -> Array:
+    """What is stored, times its scale."""
+    steps = scale[:, :, None]
+    return rounded(weights / steps, kind).astype(np.float64) * steps
 
 
 def test_the_error_is_that_of_the_rows() -> None:
