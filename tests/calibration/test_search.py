@@ -79,3 +79,9 @@ def test_what_is_found_passes_even_where_more_items_may_fail() -> None:
         good.add(frozenset(range(8)))
         test = Counting(lambda items, good=good: items in good)
         assert smallest_set(range(8), test, _even) in good
+
+
+def test_what_is_left_over_is_dropped() -> None:
+    """0 spoils 1 unless 2 is there, so 2 is needed on the way, and not at the end."""
+    test = Counting(lambda items: 1 in items and (0 not in items or 2 in items))
+    assert smallest_set([0, 1, 2], test, _even) == {1}
