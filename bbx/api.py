@@ -157,7 +157,7 @@ def build_engine(
         UnavailableError: no flavour of TensorRT can build here.
         BbxError: any other reason why there is no engine.
     """
-    from bbx.exporter.engine_options import resolve_flavor
+    from bbx.exporter.engine_options import fp8_targets, resolve_flavor
     from bbx.pipeline import EngineStep
 
     compile_options: dict[str, Any] = {
@@ -184,13 +184,14 @@ def build_engine(
             f"--candidates {options['candidates']} cannot be built: TensorRT sorts {MOST_SORTED} at most.",
             hint=f"Type: --candidates {MOST_SORTED}, or fewer.",
         )
+    targets = fp8_targets(chosen, targets) if precision == "fp8" else tuple(targets)
     source = graph(Wanted(model, precision, rest), maker, options)
     step = EngineStep(
         command=maker.command,
         source=Path(model) if source is None else source.path,
         precision=precision,
         flavor=chosen,
-        targets=tuple(targets),
+        targets=targets,
         profiles=tuple(profiles),
         workspace_bytes=None if workspace_mib is None else workspace_mib * 1024**2,
         refit=refit,

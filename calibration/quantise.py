@@ -14,18 +14,17 @@ from bbx.calibration.choose import Laboratory, Trial, choose_kept, choose_method
 from bbx.calibration.collect import collect
 from bbx.calibration.fold import folded
 from bbx.calibration.judged import Batches, Judge, judge_by
+from bbx.calibration.methods import AUTO, require_method
 from bbx.calibration.placement import Layer, Placement, place
 from bbx.calibration.refine.equalise import Equalised, equalised
 from bbx.calibration.refine.steps import STEPS, Gain, refined
 from bbx.calibration.refine.walk import Quantisation
-from bbx.calibration.thresholds import Method, method_named
+from bbx.calibration.thresholds import Method
 from bbx.calibration.to_qdq import EIGHT_BIT_TYPES, EightBit, QuantisedWeight, qdq_from_onnx
 from bbx.calibration.weights import quantised_weight
 from bbx.errors import ExportError, UsageError, did_you_mean
 from bbx.exporter import onnx_graph
 from bbx.exporter.typed_policy import KeptNode
-
-AUTO = "auto"
 
 RefineStep = Literal["equalise", "rounding", "bias"]
 
@@ -50,7 +49,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.method != AUTO:
-            method_named(self.method)
+            require_method(self.method)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,14 @@ table 5 and section 6), so `bbx.calibration.choose` tries them on images held ou
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bbx.calibration.histograms import Histogram, edges
+from bbx.calibration.methods import percentile_of, require_method
 from bbx.calibration.to_qdq import EIGHT_BIT_TYPES, EightBit
-from bbx.errors import UsageError
 
 Method = str
 """`max`, `percentile:P` with P in (50, 100], `entropy` or `mse`."""
@@ -62,16 +61,11 @@ def method_named(method: Method) -> Callable[[Histogram, EightBit], float]:
     Raises:
         UsageError: there is no such method.
     """
-    match = re.fullmatch(r"percentile:(\d+(?:\.\d+)?)", method)
-    if match is not None and 50 < float(match[1]) <= 100:
-        share = float(match[1]) / 100
-        return lambda histogram, kind: _percentile(histogram, share)
+    percent = percentile_of(method)
+    if percent is not None:
+        return lambda histogram, kind: _percentile(histogram, percent / 100)
     known = {"max": _largest, "percentile": _default_percentile, "entropy": _entropy, "mse": _mse}
-    if method not in known:
-        raise UsageError(
-            f"There is no calibration method {method!r}.",
-            hint="Type one of: auto, max, percentile:99.99, entropy, mse.",
-        )
+    require_method(method)
     return known[method]
 
 

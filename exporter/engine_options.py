@@ -18,6 +18,7 @@ Shape = tuple[int, ...]
 DEFAULT_MAX_BATCH = 8
 """Largest batch of the default profile, unless a larger one is asked for."""
 _MAX_LEVEL = 5
+_FIRST_WITH_FP8 = (8, 9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +177,26 @@ def resolve_targets(options: EngineOptions) -> tuple[str, ...]:
         )
     here = current_target()
     return options.targets or ((here,) if here in known and here is not None else known)
+
+
+def fp8_targets(flavor: Flavor, asked: Sequence[str]) -> tuple[str, ...]:
+    """The targets of an FP8 engine: those asked for, else the current GPU's, else all that have FP8.
+
+    Raises:
+        UsageError: one of them is older than FP8; names those that are not.
+        UnavailableError: as `supported_targets`.
+    """
+    supported = supported_targets(flavor)
+    known = tuple(target for target in supported if capability_of(target) >= _FIRST_WITH_FP8)
+    here = current_target()
+    wanted = tuple(map(parse_target, asked)) or ((here,) if here is not None and here in supported else known)
+    old = [target for target in wanted if capability_of(target) < _FIRST_WITH_FP8]
+    if old:
+        raise UsageError(
+            f"{', '.join(old)} has no FP8, which GPUs have from sm_89 on.",
+            hint=f"Known: {', '.join(known)}. Older GPUs have --int8.",
+        )
+    return wanted
 
 
 def default_profile(inputs: Sequence[TensorSpec], *, batch: int = 1) -> ShapeProfile:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from bbx.artifact import sha256_of
 from bbx.calibration.data.options import CalibrationOptions
+from bbx.calibration.methods import AUTO, require_method
 from bbx.errors import UsageError
 from bbx.pipeline.steps import Step, graph_hashes
 from bbx.types import Format
@@ -51,6 +52,8 @@ class QuantizeStep(Step):
         if self.data.source is not None:
             source = str(Path(self.data.source).absolute())
             object.__setattr__(self, "data", replace(self.data, source=source))
+        if self.method != AUTO:
+            require_method(self.method)
         if self.max_drop is not None and not 0 <= self.max_drop < 1:
             raise UsageError(
                 f"--max-drop is {self.max_drop:.1%}, and must be between 0 % and 100 %.",
