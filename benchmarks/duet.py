@@ -21,6 +21,10 @@ PAIRS = 30
 BLOCK_S = 0.02
 """A block is long enough for the clock and the scheduler not to matter."""
 
+_ROBUST_RUNS = 5
+_ROBUST_S = 0.1
+"""Within this, a block has as many runs as it takes for their median not to follow a single one."""
+
 WARM_UP = Profile("compare", at_least_s=0, cap_s=0, warm_up_cap_s=1.0, percentile=None, target={})
 
 Now = Callable[[], int]
@@ -109,4 +113,5 @@ def _log_ratio(blocks: Sequence[tuple[bool, float]]) -> float:
 
 def _block_runs(bound: Bound, now: Now) -> int:
     """Warm up, and say how many runs make a block."""
-    return max(1, math.ceil(BLOCK_S * 1e9 / warm_up(bound, WARM_UP, now=now)))
+    run_s = warm_up(bound, WARM_UP, now=now) / 1e9
+    return max(1, math.ceil(BLOCK_S / run_s), min(_ROBUST_RUNS, int(_ROBUST_S / run_s)))

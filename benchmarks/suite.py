@@ -101,7 +101,9 @@ class Suite:
         forecast = self._forecast(rows)
         end = None if self.setting.budget_s is None else time.monotonic() + self.setting.budget_s
         done = 0
-        for planned in _groups(rows):
+        # With an end in sight few are made at once, so that what was made is also measured.
+        together = TOGETHER if end is None else self.builders
+        for planned in _groups(rows, together):
             group = [row for row in planned if row.key in before or not _over(end)]
             subjects = dict.fromkeys(row.subject for row in group)
             start = time.monotonic()
@@ -160,10 +162,10 @@ def _over(end: float | None) -> bool:
     return end is not None and time.monotonic() > end
 
 
-def _groups(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    """The rows of `TOGETHER` subjects after those of others, each group and all of them in order."""
+def _groups(rows: Sequence[Row], together: int) -> Iterator[list[Row]]:
+    """The rows of some subjects after those of others, each group and all of them in order."""
     subjects = list(dict.fromkeys(row.subject for row in rows))
-    number = {subject: index // TOGETHER for index, subject in enumerate(subjects)}
+    number = {subject: index // together for index, subject in enumerate(subjects)}
     for _, group in itertools.groupby(rows, key=lambda row: number[row.subject]):
         yield list(group)
 
