@@ -21,6 +21,9 @@ from bbx.errors import BbxError
 from bbx.exporter.onnx_graph import all_names, tensor_infos
 from bbx.process import progress
 
+_ROWS = 2
+"""Images in a run: a larger batch is hardly faster on a CPU, and its activations take memory."""
+
 
 def collect(
     model: ModelProto,
@@ -47,12 +50,13 @@ def collect(
     given = {value.name for value in model.graph.input}
     inside = [name for name in names if name not in given]
     histograms = {name: Histogram() for name in names}
+    counted = [histograms[name] for name in (*inside, *(name for name in names if name in given))]
     rows = 0
     with _inference(model, inside) as infer, ThreadPoolExecutor() as threads:
-        for feeds in batches:
-            found = dict(zip(inside, infer(feeds), strict=True))
-            arrays = found | {name: feeds[name] for name in names if name in given}
-            list(threads.map(lambda name: histograms[name].add(arrays[name]), arrays))  # noqa: B023 - run here
+        for feeds in _in_parts(batches, model):
+            arrays = [*infer(feeds), *(feeds[name] for name in names if name in given)]
+            list(threads.map(lambda pair: pair[0].add(pair[1]), zip(counted, arrays, strict=True)))
+            del arrays  # before the next ones are made
             rows += next((len(array) for array in feeds.values() if array.ndim), 1)
             progress("calibrate", rows / images if images else None, f"{rows} images")
             _refuse_broken(histograms, rows)
@@ -71,6 +75,21 @@ def _inference(
         return
     with session(giving(model, names), "calibration") as opened:
         yield opened.run
+
+
+def _in_parts(
+    batches: Iterable[Mapping[str, NDArray[Any]]], model: ModelProto
+) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """Batches of `_ROWS` at most where the graph leaves the batch free: all activations are held at once."""
+    leading = [value.type.tensor_type.shape.dim for value in model.graph.input]
+    free = all(dims and not dims[0].HasField("dim_value") for dims in leading)
+    for feeds in batches:
+        size = max((len(array) for array in feeds.values() if array.ndim), default=1)
+        if not free or size <= _ROWS:
+            yield feeds
+            continue
+        for start in range(0, size, _ROWS):
+            yield {name: array[start : start + _ROWS] for name, array in feeds.items()}
 
 
 def _refuse_broken(histograms: Mapping[str, Histogram], rows: int) -> None:

@@ -71,25 +71,26 @@ def session(model: ModelProto, purpose: str, *, exact: bool = False) -> Iterator
     if _has_gpu() and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         providers.insert(0, "CUDAExecutionProvider")
     with tempfile.TemporaryDirectory(prefix="bbx-graph-") as folder:
+        path = Path(folder) / "model.onnx"
+        _write(model, path)
+        del model  # whoever made the graph for this session alone needs it no longer
         try:
-            source = _source(model, Path(folder))
+            # From a file: of a graph that is given as bytes ONNX Runtime keeps those too.
             opened = onnxruntime.InferenceSession(
-                source, options, providers=providers, disabled_optimizers=list(DROPS_RELU)
+                str(path), options, providers=providers, disabled_optimizers=list(DROPS_RELU)
             )
         except Exception as error:  # ONNX Runtime's errors share no base class
             raise BbxError(f"ONNX Runtime cannot load the graph for {purpose}: {error}") from error
         yield Session(opened, purpose)
 
 
-def _source(model: ModelProto, folder: Path) -> bytes | str:
-    """What ONNX Runtime opens: the graph's bytes, or above protobuf's limit a file and its weights."""
+def _write(model: ModelProto, path: Path) -> None:
     if model.ByteSize() <= PROTOBUF_LIMIT:
-        serialised: bytes = model.SerializeToString()
-        return serialised
+        path.write_bytes(model.SerializeToString())
+        return
     copy = ModelProto()  # saving moves the weights out of the graph that is saved
     copy.CopyFrom(model)
-    save_onnx(copy, folder / "model.onnx")
-    return str(folder / "model.onnx")
+    save_onnx(copy, path)
 
 
 def _has_gpu() -> bool:
