@@ -1,0 +1,130 @@
+"""The step to a quantised graph as plain data, and the command that asks for it again."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from bbx.calibration.data.options import CalibrationOptions
+from bbx.errors import UsageError
+from bbx.making import CALIBRATION_DEFAULTS, command_line
+from bbx.pipeline import QuantizeStep
+from tests.calibration.graphs import graph
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "net.onnx"
+    _write(path, 1.0)
+    return path
+
+
+def _write(path: Path, weight: float) -> None:
+    text = "(float[N,4] x) => (float[N,4] y) { y = MatMul(x, w) }"
+    onnx.save(graph(text, {"w": np.full((4, 4), weight, np.float32)}), path)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    (tmp_path / "pictures" / "inner").mkdir(parents=True)
+    (tmp_path / "pictures" / "a.png").write_bytes(b"a")
+    (tmp_path / "pictures" / "inner" / "b.png").write_bytes(b"b")
+    return tmp_path / "pictures"
+
+
+def _step(source: Path, pictures: Path | None = None, **options: Any) -> QuantizeStep:
+    data = CalibrationOptions(source=None if pictures is None else str(pictures), images=64)
+    return QuantizeStep("bbx quantize net.onnx", source, data=data, **options)
+
+
+def test_it_survives_the_way_to_the_child(source: Path, pictures: Path, tmp_path: Path) -> None:
+    step = _step(
+        source,
+        pictures,
+        precision="fp8",
+        method="percentile:99.9",
+        max_drop=0.005,
+        keep=("stem", "head*"),
+        scales=tmp_path / "scales.json",
+    )
+    again = QuantizeStep.from_request(step.to_request())
+    assert again == step
+    assert again.fingerprint() == step.fingerprint()
+    assert step.stem == "net.fp8"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"precision": "fp8"},
+        {"method": "max"},
+        {"max_drop": 0.01},
+        {"keep": ("stem",)},
+        {"refine": ("bias",)},
+        {"data": CalibrationOptions(source=None, images=64)},
+    ],
+)
+def test_every_option_is_part_of_what_is_asked(source: Path, pictures: Path, options: dict[str, Any]) -> None:
+    step = _step(source, pictures)
+    other = QuantizeStep(**{"command": "", "source": source, "data": step.data, **options})
+    assert other.fingerprint() != step.fingerprint()
+
+
+def test_images_and_graph_and_scales_are_known_by_their_content(source: Path, pictures: Path) -> None:
+    scales = source.with_name("scales.json")
+    scales.write_text("{}")
+    seen = []
+
+    def fingerprint() -> str:
+        seen.append(_step(source, pictures, scales=scales).fingerprint())
+        return seen[-1]
+
+    assert fingerprint() == fingerprint()
+    (pictures / "inner" / "b.png").write_bytes(b"c")
+    fingerprint()
+    shutil.copy(pictures / "a.png", pictures / "c.png")
+    fingerprint()
+    scales.write_text("{ }")
+    fingerprint()
+    _write(source, 2.0)
+    fingerprint()
+    assert len(set(seen)) == len(seen) - 1
+
+
+def test_lists_may_name_images_that_change(source: Path, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("a.png\n")
+    np.save(tmp_path / "rows.npy", np.zeros(3))
+    assert _step(source, pictures).reusable
+    assert _step(source, tmp_path / "rows.npy").reusable
+    assert _step(source).reusable
+    assert not _step(source, tmp_path / "list.txt").reusable
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"method": "best"}, "no calibration method 'best'"),
+        ({"method": "percentile:12"}, "no calibration method"),
+        ({"max_drop": 1.0}, "--max-drop is 100.0%"),
+        ({"max_drop": -0.1}, "--max-drop is -10.0%"),
+        ({"refine": ("polish",)}, "polish"),
+    ],
+)
+def test_wrong_options_fail_where_the_step_is_made(source: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        _step(source, **options)
+
+
+def test_the_command_asks_for_the_same() -> None:
+    options = {"precision": "int8", "rest": "fp16", "calib": "my pictures", "calib_images": 512}
+    options |= {"max_drop": 0.005, "keep": ("stem", "head*"), "allow_random": False, "method": "auto"}
+    assert (
+        command_line("quantize", "net.onnx", options, CALIBRATION_DEFAULTS)
+        == "bbx quantize net.onnx --int8 --fp16 --calib 'my pictures' --max-drop 0.5% "
+        "--keep stem --keep 'head*'"
+    )
