@@ -14,7 +14,8 @@ from bbx.benchmarks.crew import Crew, crew
 from bbx.benchmarks.environment import describe
 from bbx.benchmarks.journal import Document
 from bbx.benchmarks.measure import profile_named
-from bbx.benchmarks.plan import Plan, Row, Shard, Subject, choose_runtimes, plan, subject_named
+from bbx.benchmarks.plan import Plan, Row, Subject, choose_runtimes, plan, subject_named
+from bbx.benchmarks.shard import Shard
 from bbx.benchmarks.suite import OnRow, Setting, Suite, in_child, nobody
 from bbx.errors import Cancelled, UnavailableError, UsageError
 from bbx.models.registry import presets
@@ -58,7 +59,7 @@ def bench(
         cuda_graph: use CUDA graphs on the runtimes that have them.
         trust: load programs (engines, TorchScript, `.pt2`) that bbx did not make on this machine.
         budget_s: seconds to spend; what does not fit is `missing` in the report. None for all that it takes.
-        shard: which part of how many to measure, such as (1, 4); see `plan.Shard`.
+        shard: which part of how many to measure, such as (1, 4); see `shard.Shard`.
         spec_options: options of every model; see `bbx.models.spec.ModelSpec`.
         on_row: told of each row as it ends.
 

@@ -15,7 +15,8 @@ from bbx.benchmarks.artefacts import Ready
 from bbx.benchmarks.bench import bench
 from bbx.benchmarks.forecast import affordable, export_seconds, row_seconds
 from bbx.benchmarks.measure import PROFILES
-from bbx.benchmarks.plan import Plan, Row, Shard, Subject
+from bbx.benchmarks.plan import Plan, Row, Subject
+from bbx.benchmarks.shard import Shard
 from bbx.benchmarks.suite import Setting, Suite
 from bbx.errors import UsageError
 from bbx.models.registry import presets
