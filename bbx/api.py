@@ -206,6 +206,7 @@ def quantize(
     *,
     precision: Literal["int8", "fp8"] = "int8",
     rest: Rest = "fp32",
+    worth: bool = False,
     out: Path | str = DEFAULT_OUT,
     force: bool = False,
     listener: process.Listener = process.silent,
@@ -217,6 +218,7 @@ def quantize(
         model: as for `export`; a `file.onnx` may come from anybody.
         precision: `int8`, or `fp8` for E4M3.
         rest: of everything that is not quantised.
+        worth: measure the graph against FP32 on this machine too, and say whether it is worth it.
         out: a folder, or the artefact's path.
         force: make everything again, whatever is on disk.
         listener: hears progress and warnings.
@@ -239,7 +241,11 @@ def quantize(
         quantize_step(wanted, Path(model), maker, options)  # which says that there are no images
     made = graph(wanted, maker, options)
     assert made is not None  # a file that is taken as it is was refused above
-    return made.document
+    if not worth:
+        return made.document
+    from bbx.worth import worth as judged
+
+    return made.document | {"worth": judged(made.document, listener)}
 
 
 def bench(

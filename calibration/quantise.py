@@ -26,6 +26,9 @@ from bbx.errors import ExportError, UsageError, did_you_mean
 from bbx.exporter import onnx_graph
 from bbx.exporter.typed_policy import KeptNode
 
+GIVEN = "given"
+"""Method of a tensor whose scale was given."""
+
 RefineStep = Literal["equalise", "rounding", "bias"]
 
 
@@ -122,20 +125,13 @@ def quantised_from_onnx(model: ModelProto, recipe: Recipe, images: Images) -> Qu
         BbxError: ONNX Runtime cannot run it on the images, or a value is not finite.
     """
     source = prepared_for(model, recipe.kind)
+    _placed(source, recipe)  # which refuses what cannot be quantised before any image is read
+    judge = judge_by(source, images.held_out)
+    start = _started(source, recipe, images, judge)
     rescaled: tuple[Equalised, ...] = ()
     if "equalise" in recipe.refine:
-        source, rescaled = equalised(source, images.calibration)
-    placement = _placed(source, recipe)
-    histograms = collect(source, placement.activations, images.calibration(), images=images.count)
-    judge = judge_by(source, images.held_out)
-    weights = rounded_weights(source, placement.layers, recipe.kind, sharp=recipe.method != "max")
-    methods, trials = dict.fromkeys(placement.activations, recipe.method), list[Trial]()
-    if recipe.method == AUTO:
-        lab = Laboratory(source, weights, judge, recipe.kind)
-        methods, trials = choose_methods(lab, placement, histograms)
-    scales = scales_by(histograms, methods, recipe.kind) | dict(recipe.scales)
-    methods |= dict.fromkeys(recipe.scales, "given")
-    now = Quantisation(source, placement, scales, weights, recipe.kind)
+        start, rescaled = _equalised(start, recipe, images, judge)
+    now, trials = start.quantisation, list(start.trials)
     steps = [step for step in STEPS if step in recipe.refine]
     now, gains = refined(now, images.calibration, judge, steps=steps)
     if recipe.method == AUTO:
@@ -147,9 +143,9 @@ def quantised_from_onnx(model: ModelProto, recipe: Recipe, images: Images) -> Qu
         model=graph,
         source=now.model,
         placement=now.placement,
-        scales={name: scales[name] for name in names},
+        scales={name: now.scales[name] for name in names},
         weights={layer.weight: now.weights[layer.weight] for layer in now.placement.layers},
-        methods={name: methods[name] for name in names},
+        methods={name: start.methods[name] for name in names},
         judge=judge,
         error=judge.error(graph),
         trials=tuple(trials),
@@ -157,6 +153,46 @@ def quantised_from_onnx(model: ModelProto, recipe: Recipe, images: Images) -> Qu
         gains=gains,
         equalised=rescaled,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """A network with scales, its weights rounded to nearest."""
+
+    quantisation: Quantisation
+    methods: Mapping[str, Method]
+    trials: tuple[Trial, ...]
+    error: float
+
+
+def _started(source: ModelProto, recipe: Recipe, images: Images, judge: Judge) -> _Start:
+    """Collect, choose the methods, round."""
+    placement = _placed(source, recipe)
+    histograms = collect(source, placement.activations, images.calibration(), images=images.count)
+    weights = rounded_weights(source, placement.layers, recipe.kind, sharp=recipe.method != "max")
+    methods, trials = dict.fromkeys(placement.activations, recipe.method), list[Trial]()
+    if recipe.method == AUTO:
+        lab = Laboratory(source, weights, judge, recipe.kind)
+        methods, trials = choose_methods(lab, placement, histograms)
+    scales = scales_by(histograms, methods, recipe.kind) | dict(recipe.scales)
+    methods |= dict.fromkeys(recipe.scales, GIVEN)
+    found = Quantisation(source, placement, scales, weights, recipe.kind)
+    return _Start(found, methods, tuple(trials), judge.error(found.graph()))
+
+
+def _equalised(
+    start: _Start, recipe: Recipe, images: Images, judge: Judge
+) -> tuple[_Start, tuple[Equalised, ...]]:
+    """The same with channels rescaled, where that brings the network closer to FP32."""
+    source, rescaled = equalised(start.quantisation.model, images.calibration)
+    if not rescaled:
+        return start, ()
+    other = _started(source, recipe, images, judge)
+    helps = other.error < start.error
+    tried = Trial("channels equalised", other.error, taken=helps)
+    if helps:
+        return replace(other, trials=(*other.trials, tried)), rescaled
+    return replace(start, trials=(*start.trials, tried)), ()
 
 
 def _placed(source: ModelProto, recipe: Recipe) -> Placement:

@@ -25,6 +25,9 @@ def quantize(
     fp8: Annotated[bool, typer.Option("--fp8", help="FP8 (E4M3), for GPUs from sm_89 on.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="FP16 for what is not quantised.")] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="BF16 for what is not quantised.")] = False,
+    worth: Annotated[
+        bool, typer.Option("--worth", help="Measure it against FP32 here, and say whether it is worth it.")
+    ] = False,
     out: opt.Out = opt.DEFAULT_OUT,
     force: opt.Force = False,
     as_json: opt.Json = False,
@@ -40,6 +43,7 @@ def quantize(
             model,
             precision=precision,
             rest=opt.rest_from(precision, fp16=fp16, bf16=bf16),
+            worth=worth,
             out=out,
             force=force,
             listener=listener,
@@ -78,4 +82,7 @@ def summary(document: dict[str, Any]) -> str:
         f"error     relative L2 {document['error']['rel_l2']:.2e} on held-out images",
         f"parity    {parity_text(document['parity'])}",
     ]
+    if "worth" in document:
+        found = document["worth"]
+        lines.append(f"worth it  {found['verdict']} on {found['runtime']}: {found['reason']}")
     return "\n".join(lines)
