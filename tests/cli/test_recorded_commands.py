@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import typer.main
 
-from bbx.making import command_line
 from bbx.cli.app import app
 from bbx.cli.bench import exit_code
+from bbx.making import command_line
 
 
 @pytest.mark.parametrize(
