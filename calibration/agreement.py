@@ -34,8 +34,8 @@ EIGHT_BIT_DETECTIONS = DetectionTolerance(
     rel_l2=3e-1, cosine=0.95, iou=0.5, score=0.2, matched=0.95, extra=0.05
 )
 """Of INT8 and FP8: the same things are found, as mAP at an overlap of 0.5 counts them. Eight bits move boxes:
-a trained Faster R-CNN lost 0.6 points of that mAP, while a quarter of its boxes overlapped FP32's by less than
-0.8, but 98 % of them by more than 0.5, at scores within 0.1."""
+a trained Faster R-CNN lost 0.6 points of that mAP, while a quarter of its boxes overlapped FP32's by less
+than 0.8, but 98 % of them by more than 0.5, at scores within 0.1."""
 
 NOISE = "noise"
 """What `bbx.pipeline.cases` calls inputs that are no images."""
