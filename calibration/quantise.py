@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 import numpy as np
+import onnx
 from onnx import ModelProto, numpy_helper
 
 from bbx.calibration.choose import Laboratory, Trial, choose_kept, choose_methods, scales_by
@@ -25,6 +26,8 @@ from bbx.calibration.weights import quantised_weight
 from bbx.errors import ExportError, UsageError, did_you_mean
 from bbx.exporter import onnx_graph
 from bbx.exporter.typed_policy import KeptNode
+
+_RUN_BY_ONNX_RUNTIME = ("com.microsoft", "ai.onnx.ml", "com.microsoft.nchwc")
 
 GIVEN = "given"
 """Method of a tensor whose scale was given."""
@@ -217,7 +220,17 @@ def prepared_for(model: ModelProto, kind: EightBit) -> ModelProto:
     """A graph in the form that calibration works on: at the opset it needs, batch norms folded.
 
     Raises:
-        ExportError: it has Q/DQ nodes already, or its opset cannot be raised.
+        ExportError: as `require_quantisable`, or its opset cannot be raised.
+    """
+    require_quantisable(model)
+    return folded(onnx_graph.prepared(model, opset=EIGHT_BIT_TYPES[kind].least_opset))
+
+
+def require_quantisable(model: ModelProto) -> None:
+    """Look at the operators of a graph, before any image is read.
+
+    Raises:
+        ExportError: it has Q/DQ nodes already, or an operator that nobody here knows.
     """
     quantised = [n for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
     if quantised:
@@ -225,7 +238,17 @@ def prepared_for(model: ModelProto, kind: EightBit) -> ModelProto:
             f"This graph is quantised already: it has {len(quantised)} Q/DQ nodes.",
             hint="Name the FP32 graph that it was made from.",
         )
-    return folded(onnx_graph.prepared(model, opset=EIGHT_BIT_TYPES[kind].least_opset))
+    own = {(function.domain, function.name) for function in model.functions}
+    opset = onnx_graph.opset_of(model)
+    for node in model.graph.node:
+        standard = node.domain in ("", "ai.onnx")
+        known = onnx.defs.has(node.op_type, opset, "") if standard else node.domain in _RUN_BY_ONNX_RUNTIME
+        if not known and (node.domain, node.op_type) not in own:
+            raise ExportError(
+                f"The graph has an operator that ONNX Runtime does not know: {node.domain or 'ai.onnx'}::"
+                f"{node.op_type} (node {node.name or node.output[0]!r}).",
+                hint="Export it with standard operators.",
+            )
 
 
 def rounded_weights(

@@ -20,7 +20,7 @@ from bbx.calibration.agreement import tolerance_of
 from bbx.calibration.data.dataset import CalibrationSet, calibration_set
 from bbx.calibration.data.options import CalibrationOptions
 from bbx.calibration.judged import Feeds
-from bbx.calibration.quantise import Images, Quantised, Recipe, quantised_from_onnx
+from bbx.calibration.quantise import Images, Quantised, Recipe, quantised_from_onnx, require_quantisable
 from bbx.calibration.refine.steps import Gain
 from bbx.calibration.scales import read_scales, scales_from_graph, write_scales
 from bbx.exporter import verify
@@ -51,6 +51,7 @@ def quantize_task(request: dict[str, Any]) -> dict[str, Any]:
         artifact.check_external_data(step.source)
         parent = manifest_of(step.source)
         model = onnx.load(str(step.source))
+        require_quantisable(model)
         inputs, outputs = graph_specs(model, step.source.name)
         data = _data(step, inputs, parent)
         stopwatch.lap("build")
