@@ -7,18 +7,17 @@ batch; no activation is written anywhere.
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from bbx import artifact
+from bbx.calibration.sessions import session
 from bbx.errors import BbxError
 from bbx.exporter import onnx_graph
 from bbx.exporter.typed_policy import TensorRange, stays_float32
@@ -62,12 +61,11 @@ def activation_ranges(
     model = onnx_graph.prepared(onnx.load(str(model_path)), opset=13)
     measured_as = _instrument(model)
     rows: NDArray[np.float64] | None = None
-    with tempfile.TemporaryDirectory(prefix="bbx-ranges-") as folder:
-        session = _session(model, Path(folder))
+    with session(model, "a range scan") as opened:
         del model
         for count, feeds in enumerate(batches, start=1):
             progress("scan ranges", None, f"batch {count}")
-            fresh = _run(session, feeds)
+            fresh = np.asarray(opened.run(feeds), dtype=np.float64).reshape(-1, len(_COLUMNS))
             rows = fresh if rows is None else _merged(rows, fresh)
     if rows is None:
         raise BbxError("A range scan needs at least one batch of images.")
@@ -144,27 +142,6 @@ def _statistics(name: str) -> list[NodeProto]:
         node("Mul", [here("magnitude"), _local("", "per_zero")], "survivors"),
         *count(here("survivors"), "Floor", "survives"),
     ]
-
-
-def _session(model: ModelProto, folder: Path) -> onnxruntime.InferenceSession:
-    path = folder / "model.onnx"
-    onnx.save_model(model, str(path), save_as_external_data=True, location="weights")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # it would print what is raised here as an error
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors share no base class
-        raise BbxError(f"ONNX Runtime cannot load the graph for a range scan: {error}") from error
-
-
-def _run(
-    session: onnxruntime.InferenceSession, feeds: Mapping[str, NDArray[np.generic]]
-) -> NDArray[np.float64]:
-    try:
-        numbers = session.run(None, dict(feeds))
-    except Exception as error:  # ONNX Runtime's errors share no base class
-        raise BbxError(f"ONNX Runtime cannot run the graph on a batch of the range scan: {error}") from error
-    return np.asarray(numbers, dtype=np.float64).reshape(-1, len(_COLUMNS))
 
 
 def _merged(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
