@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 
 from bbx.artifact import read_manifest
@@ -74,3 +76,23 @@ def test_a_training_submodule_is_an_error(bbx: Any, in_nets_folder: Path, tmp_pa
     assert answer.code == 1
     assert "training mode" in answer.error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_overflow_between_two_nodes_is_seen_in_fp16(
+    bbx: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime on a CPU computes both nodes in FP32, where 65,504 is no limit."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 20]> g (float[N,3,16,16] x) => (float[N,3,16,16] y) '
+        "<float factor = {0.001}> { m = Conv(x, w) \n y = Mul(m, factor) }"
+    )
+    weight = np.full((3, 3, 1, 1), 5e4, np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    onnx.save(model, str(tmp_path / "loud.onnx"))
+    scanned = bbx("export", tmp_path / "loud.onnx", "--fp16", "-o", tmp_path, "--json")
+    assert scanned.document["parity"]["verdict"] == "pass"
+    assert scanned.document["kept"]
+    monkeypatch.setattr("bbx.pipeline.typed.activation_ranges", lambda *arguments: {})
+    blind = bbx("export", tmp_path / "loud.onnx", "--fp16", "-o", tmp_path, "--json", "--force")
+    assert blind.code == 3
+    assert "Output 'y'" in blind.error
