@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from bbx.errors import BbxError, UnavailableError
-from bbx.exporter.onnx_io import PROTOBUF_LIMIT, save_onnx
+from bbx.exporter.onnx_io import save_onnx
 from bbx.runners.gpu import gpus
 from bbx.runners.ort import DROPS_RELU
 
@@ -72,7 +72,7 @@ def session(model: ModelProto, purpose: str, *, exact: bool = False) -> Iterator
         providers.insert(0, "CUDAExecutionProvider")
     with tempfile.TemporaryDirectory(prefix="bbx-graph-") as folder:
         path = Path(folder) / "model.onnx"
-        _write(model, path)
+        save_onnx(model, path)
         del model  # whoever made the graph for this session alone needs it no longer
         try:
             # From a file: of a graph that is given as bytes ONNX Runtime keeps those too.
@@ -82,15 +82,6 @@ def session(model: ModelProto, purpose: str, *, exact: bool = False) -> Iterator
         except Exception as error:  # ONNX Runtime's errors share no base class
             raise BbxError(f"ONNX Runtime cannot load the graph for {purpose}: {error}") from error
         yield Session(opened, purpose)
-
-
-def _write(model: ModelProto, path: Path) -> None:
-    if model.ByteSize() <= PROTOBUF_LIMIT:
-        path.write_bytes(model.SerializeToString())
-        return
-    copy = ModelProto()  # saving moves the weights out of the graph that is saved
-    copy.CopyFrom(model)
-    save_onnx(copy, path)
 
 
 def _has_gpu() -> bool:

@@ -17,6 +17,10 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> None:
     """Write a graph; with weights over protobuf's limit, those go to `path`'s name plus `.data`."""
     large = model.ByteSize() > PROTOBUF_LIMIT
     onnx.save(model, str(path), save_as_external_data=large, location=f"{path.name}.data" if large else None)
+    if large:  # saving took the weights out of the graph
+        onnx.load_external_data_for_model(model, str(path.parent))
+        for tensor in model.graph.initializer:
+            tensor.ClearField("data_location")  # which is written out where it was not before
 
 
 def graph_specs(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import bbx
 from bbx.exporter.detections import DETECTION_TOLERANCES, compare_detections
@@ -20,6 +21,7 @@ from bbx.images import photographs
 from bbx.models.build import Model
 from bbx.outputs import Detected, Segmented, restore
 from bbx.runners.base import Runner
+from bbx.runners.ort import OrtRunner
 from bbx.runners.registry import open_runner
 from tests.scenes.coco import mean_ap
 from tests.scenes.compose import Scene, coco_dataset, scenes
@@ -28,6 +30,8 @@ from tests.scenes.train import CLASSES, RECIPES, Name, trained
 
 POINTS = 0.002
 """mAP that a form may differ by from torchvision's FP32."""
+EIGHT_BIT_POINTS = 0.005
+"""mAP that eight bits may cost."""
 SCENES = 32
 BATCHES = (1, 2, 5)
 PRESETS: dict[Name, str] = {
@@ -94,8 +98,6 @@ def _infer(runner: Runner, feed: np.ndarray[Any, Any], batch: int = 8) -> dict[s
 
 
 def _feed(learnt: Learnt) -> np.ndarray[Any, Any]:
-    from PIL import Image
-
     from bbx.images import apply
 
     return np.stack(
@@ -172,6 +174,26 @@ def test_blank_images_give_well_formed_outputs(learnt: Learnt, form: str) -> Non
         assert (outputs["labels"][row, count:] == -1).all()
         assert (outputs["scores"][row, count:] == 0).all()
         assert (outputs["labels"][row, :count] > 0).all()
+
+
+def test_a_detector_in_eight_bits_keeps_its_map(tmp_path: Path) -> None:
+    """Calibrated on scenes that it was trained on, judged on others."""
+    learnt = _learnt("ssdlite", tmp_path)
+    folder = tmp_path / "calibration"
+    folder.mkdir()
+    for number, scene in enumerate(scenes(24, 1000, "train", RECIPES["ssdlite"].size)):
+        Image.fromarray(scene.image).save(folder / f"{number:03d}.png")
+    options = {**learnt.options, "lowering": "onnx"}
+    made = bbx.quantize(PRESETS["ssdlite"], **options, calib=folder, out=tmp_path)
+    assert made["parity"]["verdict"] == "pass"
+    assert len(made["quantized_nodes"]) > len(made["kept_nodes"])
+    with OrtRunner(Path(made["artifact"]), exact=True) as runner:
+        outputs = _infer(runner, _feed(learnt))
+    assert learnt.model.postprocess is not None
+    sizes = [(scene.image.shape[1], scene.image.shape[0]) for scene in learnt.composed]
+    found = restore(outputs, learnt.model.preprocess, learnt.model.postprocess, sizes)
+    theirs = mean_ap(coco_dataset(learnt.composed), detect(learnt.network, learnt.composed))["mAP50"]
+    assert _mean_ap(learnt, found) > theirs - EIGHT_BIT_POINTS
 
 
 @pytest.mark.parametrize("form", ["onnx", "fp16 onnx"])

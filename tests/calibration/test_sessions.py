@@ -7,9 +7,9 @@ import numpy as np
 import onnx
 import pytest
 
-from bbx.calibration import sessions
 from bbx.calibration.sessions import session
 from bbx.errors import BbxError
+from bbx.exporter import onnx_io
 from tests.calibration.graphs import graph, normal
 
 X = np.linspace(-12, 12, 97, dtype=np.float32)
@@ -81,7 +81,7 @@ def test_a_graph_above_protobufs_limit_goes_through_a_file(monkeypatch: pytest.M
     weights = {"w": np.eye(64, dtype=np.float32)}
     model = graph("(float[N,64] x) => (float[N,64] y) { y = MatMul(x, w) }", weights)
     before = model.SerializeToString()
-    monkeypatch.setattr(sessions, "PROTOBUF_LIMIT", 1000)
+    monkeypatch.setattr(onnx_io, "PROTOBUF_LIMIT", 1000)
     x = normal(3, 64)
     with session(model, "a test") as opened:
         np.testing.assert_allclose(opened.run({"x": x})[0], x, rtol=1e-6)
