@@ -189,6 +189,7 @@ def main() -> None:
         way, count, path = given.names
         print(json.dumps(cost_task(way, int(count), path)))
         return
+    target = RESULTS / ("int8.json" if given.what == "accuracy" else "calibration.json")
     found = []
     for name in given.names or (MODELS if given.what == "accuracy" else ("resnet50",)):
         with tempfile.TemporaryDirectory() as folder:
@@ -198,8 +199,7 @@ def main() -> None:
             for row in rows:
                 print(json.dumps(row), flush=True)
                 found.append(row)
-    target = RESULTS / ("int8.json" if given.what == "accuracy" else "calibration.json")
-    target.write_text(json.dumps(found, indent=1) + "\n")
+                target.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
