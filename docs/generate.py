@@ -170,11 +170,10 @@ def int8_table() -> str:
             f"{row['quantised']} of {row['layers']}",
             f"{row['agreement']:.1%}",
             f"{row['rel_l2']:.3f}",
-            f"{row['seconds']:.0f}",
         )
         for row in json.loads(path.read_text())
     ]
-    head = ("network", "way", "layers in INT8", "top-1 agreement", "relative L2 of the logits", "seconds")
+    head = ("network", "way", "layers in INT8", "top-1 agreement", "relative L2 of the logits")
     return _table(head, rows) + (
         "\n96 calibration crops of photographs, judged on 256 others against FP32; "
         "`python tests/performance/int8.py accuracy`.\n"
