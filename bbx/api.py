@@ -174,16 +174,7 @@ def build_engine(
     flags = {name: value for name, value in shown.items() if value is not False}
     maker = Maker(command_line("build-trt", model, flags, defaults), Path(out), force, listener)
     chosen = resolve_flavor(flavor)
-    if chosen == "rtx" and options.get("lowering") == "onnx":
-        raise UsageError(
-            "--lowering onnx makes a graph with NonMaxSuppression, which TensorRT for RTX cannot build.",
-            hint="Leave it out: engines are built from the static lowering.",
-        )
-    if (options.get("candidates") or 0) > MOST_SORTED:
-        raise UsageError(
-            f"--candidates {options['candidates']} cannot be built: TensorRT sorts {MOST_SORTED} at most.",
-            hint=f"Type: --candidates {MOST_SORTED}, or fewer.",
-        )
+    _refuse_what_cannot_be_built(chosen, options)
     targets = fp8_targets(chosen, targets) if precision == "fp8" else tuple(targets)
     source = graph(Wanted(model, precision, rest), maker, options)
     step = EngineStep(
@@ -199,6 +190,20 @@ def build_engine(
         tf32=tf32,
     )
     return maker.make(step, last=True).document
+
+
+def _refuse_what_cannot_be_built(flavor: Flavor, options: dict[str, Any]) -> None:
+    """Find before any work what TensorRT would refuse after it."""
+    if flavor == "rtx" and options.get("lowering") == "onnx":
+        raise UsageError(
+            "--lowering onnx makes a graph with NonMaxSuppression, which TensorRT for RTX cannot build.",
+            hint="Leave it out: engines are built from the static lowering.",
+        )
+    if (options.get("candidates") or 0) > MOST_SORTED:
+        raise UsageError(
+            f"--candidates {options['candidates']} cannot be built: TensorRT sorts {MOST_SORTED} at most.",
+            hint=f"Type: --candidates {MOST_SORTED}, or fewer.",
+        )
 
 
 def quantize(
