@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,27 @@ def int8_table() -> str:
     return _table(head, rows) + (
         "\n96 calibration crops of photographs, judged on 256 others against FP32; "
         "`python tests/performance/int8.py accuracy`.\n"
+    )
+
+
+def calibration_cost() -> str:
+    """What collecting ranges costs on a ResNet-50: medians over the rounds of a committed run."""
+    path = _RESULTS / "calibration.json"
+    if not path.is_file():
+        return "Not measured yet: `python tests/performance/int8.py cost`\n"
+    rows = json.loads(path.read_text())
+    plain = statistics.median(row["seconds"] for row in rows if row["way"] == "inference")
+    images = next(row["images"] for row in rows if row["way"] == "inference")
+    table = []
+    for way, count in dict.fromkeys((row["way"], row["images"]) for row in rows):
+        same = [row for row in rows if (row["way"], row["images"]) == (way, count)]
+        seconds = statistics.median(row["seconds"] for row in same)
+        peak = statistics.median(row["peak_rss_bytes"] for row in same)
+        ratio = seconds / (plain * count / images)
+        table.append((way, count, f"{ratio:.1f}", f"{peak / 1e6:,.0f} MB"))
+    head = ("what", "images", "time, inference alone is 1", "peak memory of the process")
+    return _table(head, table) + (
+        "\nResNet-50 at 224, entropy, by turns; `python tests/performance/int8.py cost`.\n"
     )
 
 
