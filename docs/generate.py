@@ -195,7 +195,7 @@ def calibration_cost() -> str:
         seconds = statistics.median(row["seconds"] for row in same)
         peak = statistics.median(row["peak_rss_bytes"] for row in same)
         ratio = seconds / (plain * count / images)
-        table.append((way, count, f"{ratio:.1f}", f"{peak / 1e6:,.0f} MB"))
+        table.append((way, str(count), f"{ratio:.1f}", f"{peak / 1e6:,.0f} MB"))
     head = ("what", "images", "time, inference alone is 1", "peak memory of the process")
     return _table(head, table) + (
         "\nResNet-50 at 224, entropy, by turns; `python tests/performance/int8.py cost`.\n"
