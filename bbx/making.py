@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bbx import process
+from bbx.calibration.methods import REFINE_STEPS
 from bbx.errors import UsageError
 from bbx.models.registry import check_options, lowered, task_of
 from bbx.models.spec import ModelSpec, size_text
@@ -120,10 +121,9 @@ def command_line(verb: str, subject: str, options: dict[str, Any], defaults: dic
 
 
 def _refine_words(steps: tuple[str, ...]) -> list[str]:
-    every = ("equalise", "rounding", "bias")
     if not steps:
         return []
-    return ["--refine"] if steps == every else ["--refine", "--refine-steps", ",".join(steps)]
+    return ["--refine"] if steps == REFINE_STEPS else ["--refine", "--refine-steps", ",".join(steps)]
 
 
 def is_onnx_file(model: str) -> bool:

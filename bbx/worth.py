@@ -25,16 +25,13 @@ def worth(document: dict[str, Any], listener: process.Listener = process.silent)
         quantised graph over that of FP32), `ci95` and `speed` (its verdict).
 
     Raises:
-        ArtifactError: the FP32 graph is no longer beside the quantised one.
+        ArtifactError: the FP32 graph is no longer where it was.
         BbxError: one of the two cannot be run.
     """
     from bbx.benchmarks.compare import compare
 
     head = Path(document["artifact"])
-    manifest = read_manifest(head)
-    base = head.parent / Path(str(manifest.request["source"])).name if manifest else None
-    if base is None or not base.is_file():
-        raise ArtifactError(f"The FP32 graph of {head} is not beside it.", hint="Type: --force")
+    base = _fp32_of(head)
     found = compare(base, head, listener=listener)
     pair, void = found["pairs"][0], found["void"]
     drop, budget = document["accuracy"]["drop"], document["accuracy"]["max_drop"]
@@ -48,6 +45,17 @@ def worth(document: dict[str, Any], listener: process.Listener = process.silent)
         "ci95": pair["ci95"],
         "speed": pair["verdict"],
     }
+
+
+def _fp32_of(path: Path) -> Path:
+    """The FP32 graph at the start of a quantised one; between the two may be one that was not typed yet."""
+    manifest = read_manifest(path)
+    while manifest is not None and manifest.precision in ("int8", "fp8"):
+        path = Path(str(manifest.request["source"]))
+        manifest = read_manifest(path)
+    if not path.is_file():
+        raise ArtifactError(f"The FP32 graph {path} is no longer there.", hint="Make it again: --force")
+    return path
 
 
 def _verdict(pair: dict[str, Any], drop: float, allowed: float, void: str | None) -> tuple[str, str]:

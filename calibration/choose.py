@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
-from bbx.calibration.collect import giving
 from bbx.calibration.histograms import Histogram
 from bbx.calibration.judged import Judge
 from bbx.calibration.placement import Placement, Role, place
 from bbx.calibration.sessions import session
 from bbx.calibration.thresholds import CANDIDATES, Method, scale_of, threshold
 from bbx.calibration.to_qdq import EightBit, QuantisedWeight, qdq_from_onnx
+from bbx.exporter.parts import giving
 from bbx.process import progress
 
 GAIN = 0.2

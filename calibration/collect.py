@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, helper
+from onnx import ModelProto
 
 from bbx.calibration.histograms import Histogram
 from bbx.calibration.sessions import session
 from bbx.errors import BbxError
-from bbx.exporter.onnx_graph import all_names, tensor_infos
+from bbx.exporter.parts import giving
 from bbx.process import progress
 
 _ROWS = 2
@@ -100,32 +100,3 @@ def _refuse_broken(histograms: Mapping[str, Histogram], rows: int) -> None:
             f"first {rows} images; no scale would be right.",
             hint="Check the weights with `bbx export`, and the images for values that are not finite.",
         )
-
-
-def giving(model: ModelProto, names: Sequence[str]) -> ModelProto:
-    """The part of a graph that these tensors need, with nothing but them as outputs."""
-    makers = {name: index for index, node in enumerate(model.graph.node) for name in node.output}
-    wanted, needed = [makers[name] for name in names], set[int]()
-    while wanted:
-        index = wanted.pop()
-        if index not in needed:
-            needed.add(index)
-            wanted += [makers[name] for name in _reads(model, index) if name in makers]
-    infos = tensor_infos(model)
-    part = ModelProto(ir_version=model.ir_version)
-    part.opset_import.extend(model.opset_import)
-    part.graph.name = model.graph.name
-    part.graph.input.extend(model.graph.input)
-    part.graph.node.extend(model.graph.node[index] for index in sorted(needed))
-    read = {name for index in needed for name in _reads(model, index)}
-    part.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in read)
-    part.graph.output.extend(
-        helper.make_tensor_value_info(name, infos[name].elem_type, None) for name in names
-    )
-    return part
-
-
-def _reads(model: ModelProto, index: int) -> set[str]:
-    """Names that a node reads, those of its subgraphs included."""
-    node = model.graph.node[index]
-    return set(node.input) | (all_names([node]) if any(a.HasField("g") for a in node.attribute) else set())

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from bbx.calibration.collect import giving
 from bbx.calibration.sessions import session
 from bbx.exporter.heads import unsorted_heads
 from bbx.exporter.onnx_graph import FLOAT, tensor_infos
+from bbx.exporter.parts import giving
 
 Feeds = Mapping[str, NDArray[np.generic]]
 Batches = Callable[[], Iterable[Feeds]]

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from typing import Literal, get_args
 
 from bbx.errors import UsageError
 
 AUTO = "auto"
 """Chooses between the methods by held-out images."""
+RefineStep = Literal["equalise", "rounding", "bias"]
+REFINE_STEPS: tuple[RefineStep, ...] = get_args(RefineStep)
+"""What `--refine` does to the weights, in this order."""
 _NAMED = ("max", "percentile", "entropy", "mse")
 
 
@@ -30,3 +35,14 @@ def percentile_of(method: str) -> float | None:
     if match is None or not 50 < float(match[1]) <= 100:
         return None
     return float(match[1])
+
+
+def require_refinements(steps: Iterable[str]) -> None:
+    """Fail where one of these is no refinement.
+
+    Raises:
+        UsageError: names those that exist.
+    """
+    unknown = [step for step in steps if step not in REFINE_STEPS]
+    if unknown:
+        raise UsageError(f"There is no refinement {unknown[0]!r}.", hint=f"Known: {', '.join(REFINE_STEPS)}.")

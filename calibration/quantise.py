@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -15,7 +14,7 @@ from bbx.calibration.choose import Laboratory, Trial, choose_kept, choose_method
 from bbx.calibration.collect import collect
 from bbx.calibration.fold import folded
 from bbx.calibration.judged import Batches, Judge, judge_by
-from bbx.calibration.methods import AUTO, require_method
+from bbx.calibration.methods import AUTO, RefineStep, require_method
 from bbx.calibration.placement import Layer, Placement, place
 from bbx.calibration.refine.equalise import Equalised, equalised
 from bbx.calibration.refine.steps import STEPS, Gain, refined
@@ -31,8 +30,6 @@ _RUN_BY_ONNX_RUNTIME = ("com.microsoft", "ai.onnx.ml", "com.microsoft.nchwc")
 
 GIVEN = "given"
 """Method of a tensor whose scale was given."""
-
-RefineStep = Literal["equalise", "rounding", "bias"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ element, like the logits of a classifier.
 
 from __future__ import annotations
 
-import onnx
 from onnx import ModelProto
 
 from bbx.exporter.typed_policy import stays_float32
@@ -36,26 +35,3 @@ def unsorted_heads(model: ModelProto) -> tuple[str, ...]:
         if not marked:
             made.update(node.output)
     return tuple(heads)
-
-
-def cut_at(model: ModelProto, names: tuple[str, ...]) -> ModelProto:
-    """The part of a graph that these tensors need, with them as its outputs.
-
-    Raises:
-        KeyError: the graph has no such tensor.
-    """
-    makers = {name: index for index, node in enumerate(model.graph.node) for name in node.output}
-    wanted, needed = [makers[name] for name in names], set[int]()
-    while wanted:
-        index = wanted.pop()
-        if index not in needed:
-            needed.add(index)
-            wanted += [makers[name] for name in model.graph.node[index].input if name in makers]
-    part = ModelProto()
-    part.CopyFrom(model)
-    nodes = [model.graph.node[index] for index in sorted(needed)]
-    del part.graph.node[:], part.graph.output[:]
-    part.graph.node.extend(nodes)
-    types = {value.name: value for value in onnx.shape_inference.infer_shapes(part).graph.value_info}
-    part.graph.output.extend(types[name] for name in names)
-    return part

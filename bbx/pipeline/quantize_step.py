@@ -8,13 +8,10 @@ from typing import Any, ClassVar, Literal
 
 from bbx.artifact import sha256_of
 from bbx.calibration.data.options import CalibrationOptions
-from bbx.calibration.methods import AUTO, require_method
+from bbx.calibration.methods import AUTO, RefineStep, require_method, require_refinements
 from bbx.errors import UsageError
 from bbx.pipeline.steps import Step, graph_hashes
 from bbx.types import Format
-
-RefineStep = Literal["equalise", "rounding", "bias"]
-REFINE_STEPS: tuple[RefineStep, ...] = ("equalise", "rounding", "bias")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +56,7 @@ class QuantizeStep(Step):
                 f"--max-drop is {self.max_drop:.1%}, and must be between 0 % and 100 %.",
                 hint="Type it like 0.5%.",
             )
-        unknown = [step for step in self.refine if step not in REFINE_STEPS]
-        if unknown:
-            raise UsageError(
-                f"There is no refinement {unknown[0]!r}.", hint=f"Known: {', '.join(REFINE_STEPS)}."
-            )
+        require_refinements(self.refine)
 
     @property
     def stem(self) -> str:

@@ -17,9 +17,10 @@ from bbx.calibration.ranges import activation_ranges
 from bbx.errors import ArtifactError
 from bbx.exporter import verify
 from bbx.exporter.emulate import emulated_from_typed
-from bbx.exporter.heads import cut_at, unsorted_heads
+from bbx.exporter.heads import unsorted_heads
 from bbx.exporter.judging import judge
 from bbx.exporter.onnx_io import check_onnx, graph_specs, save_onnx
+from bbx.exporter.parts import giving
 from bbx.exporter.to_typed import TypedGraph, typed_from_onnx
 from bbx.pipeline.cases import fixed_batch, parity_cases
 from bbx.pipeline.documents import Proven, Stopwatch, settle
@@ -163,7 +164,7 @@ def _parity_of_heads(
     singles = [case for case in cases if case.batch == cases[0].batch]
     with tempfile.TemporaryDirectory(prefix="bbx-heads-") as folder:
         answers = [
-            _answers(cut_at(model, heads), Path(folder) / f"{name}.onnx", singles)
+            _answers(giving(model, heads), Path(folder) / f"{name}.onnx", singles)
             for name, model in (("source", source), ("typed", candidate))
         ]
     turn = iter(answers[1])

@@ -23,11 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from bbx.calibration.collect import giving
 from bbx.calibration.judged import Batches
 from bbx.calibration.placement import name_of
 from bbx.calibration.sessions import session
 from bbx.errors import BbxError
+from bbx.exporter.parts import giving
 from bbx.exporter.typed_facts import HALF_TYPES, GraphFacts, graph_facts
 
 _HOMOGENEOUS = {

@@ -17,7 +17,8 @@ from onnx import ModelProto, ValueInfoProto, helper
 
 from bbx.calibration.placement import Layer, Placement
 from bbx.errors import ExportError
-from bbx.exporter.onnx_graph import TensorInfo, all_names
+from bbx.exporter.onnx_graph import TensorInfo
+from bbx.exporter.parts import reads_of
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -51,7 +52,7 @@ class _Plan:
     """Which nodes have run after the stages so far, and which tensors are kept then."""
 
     def __init__(self, model: ModelProto) -> None:
-        self._reads = [_inputs_of(model, index) for index in range(len(model.graph.node))]
+        self._reads = [reads_of(model, index) for index in range(len(model.graph.node))]
         self._makes = [tuple(name for name in node.output if name) for node in model.graph.node]
         self._makers = {name: index for index, names in enumerate(self._makes) for name in names}
         self._readers: dict[str, set[int]] = {}
@@ -88,13 +89,6 @@ class _Plan:
         return found
 
 
-def _inputs_of(model: ModelProto, index: int) -> set[str]:
-    """Names that a node reads, those that its subgraphs read included."""
-    node = model.graph.node[index]
-    inner = all_names([node]) if any(a.HasField("g") for a in node.attribute) else set()
-    return (set(node.input) | inner) - {""}
-
-
 def part_of(
     model: ModelProto, stage: Stage, placement: Placement, infos: Mapping[str, TensorInfo]
 ) -> tuple[ModelProto, Placement]:
@@ -107,7 +101,7 @@ def part_of(
     part.opset_import.extend(model.opset_import)
     part.graph.name = model.graph.name
     part.graph.node.extend(model.graph.node[index] for index in stage.nodes)
-    read = {name for index in stage.nodes for name in _inputs_of(model, index)}
+    read = {name for index in stage.nodes for name in reads_of(model, index)}
     part.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in read)
     part.graph.input.extend(_described(name, infos) for name in stage.reads)
     part.graph.output.extend(_described(name, infos) for name in stage.gives)

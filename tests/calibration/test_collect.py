@@ -12,10 +12,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from bbx import process
-from bbx.calibration.collect import collect, giving
+from bbx.calibration.collect import collect
 from bbx.calibration.histograms import Histogram
 from bbx.calibration.sessions import Session
 from bbx.errors import BbxError
+from bbx.exporter.parts import giving
 from tests.calibration.graphs import Arrays, graph, normal, operators, run
 
 WEIGHTS = {"w": normal(4, 3, 3, 3), "v": normal(5, 4)}

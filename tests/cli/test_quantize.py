@@ -22,6 +22,7 @@ from bbx.calibration.data.record import read_record
 from bbx.exporter.typed_policy import stays_float32
 from bbx.images import file_batch
 from bbx.runners.ort import OrtRunner
+from bbx.worth import worth
 from tests.performance.crops import crops
 
 SIDE = 32
@@ -561,3 +562,63 @@ def test_a_detector_is_quantised_and_its_box_arithmetic_is_not(
     assert all(set(node.input[:2]) <= restored for node in layers)
     assert len(document["quantized_nodes"]) == len(layers)
     assert document["accuracy"]["metric"] == "matched_detections"
+
+
+# --- whether it is worth it ---------------------------------------------------------------------------
+
+
+def _compared(
+    monkeypatch: pytest.MonkeyPatch, change: str, ratio: float, void: str | None = None
+) -> list[Path]:
+    """Give comparisons this answer; returns the list of what they were asked about."""
+    asked: list[Path] = []
+
+    def answer(base: Path, head: Path, **_: Any) -> dict[str, Any]:
+        asked.extend([base, head])
+        return {"pairs": [{"verdict": change, "ratio": ratio, "ci95": [ratio, ratio]}], "void": void}
+
+    monkeypatch.setattr("bbx.benchmarks.compare.compare", answer)
+    return asked
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_worth_compares_with_the_fp32_graph(  # noqa: PLR0917 - fixtures
+    bbx: Any,
+    exported: Path,
+    crops_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    half: bool,
+) -> None:
+    asked = _compared(monkeypatch, "slower", 1.4)
+    words = ("--calib", crops_folder, "--method", "max", "--worth", *(["--fp16"] if half else []))
+    document = _quantised(bbx, exported, *words, "-o", tmp_path)
+    assert asked == [exported, Path(document["artifact"])]
+    assert document["worth"]["verdict"] == "no"
+    assert "1.40 times" in document["worth"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("change", "drop", "budget", "void", "verdict"),
+    [
+        ("faster", 0.004, None, None, "yes"),
+        ("faster", 0.02, None, None, "no"),
+        ("faster", 0.02, 0.03, None, "yes"),
+        ("faster", 0.004, 0.001, None, "no"),
+        ("same", 0.0, None, None, "no"),
+        ("ambiguous", 0.0, None, None, "unknown"),
+        ("faster", 0.0, None, "the control fired", "unknown"),
+    ],
+)
+def test_worth_weighs_time_against_accuracy(  # noqa: PLR0917 - a table
+    exported: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+    drop: float,
+    budget: float | None,
+    void: str | None,
+    verdict: str,
+) -> None:
+    _compared(monkeypatch, change, 0.6, void)
+    document = {"artifact": str(exported), "accuracy": {"drop": drop, "max_drop": budget}}
+    assert worth(document)["verdict"] == verdict

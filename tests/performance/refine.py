@@ -25,7 +25,8 @@ import bbx
 from bbx import images
 from bbx.artifact import read_manifest
 from bbx.calibration.judged import Batches
-from bbx.calibration.quantise import Images, Recipe, RefineStep, quantised_from_onnx
+from bbx.calibration.methods import RefineStep
+from bbx.calibration.quantise import Images, Recipe, quantised_from_onnx
 from bbx.calibration.sessions import session
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "refine.json"

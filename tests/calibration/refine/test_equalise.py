@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from onnx import ModelProto, helper
 
-from bbx.calibration.collect import giving
 from bbx.calibration.refine.equalise import equalised
 from bbx.calibration.refine.walk import Quantisation
 from bbx.calibration.sessions import session
 from bbx.errors import BbxError
+from bbx.exporter.parts import giving
 
 
 def answers(model: ModelProto, batches: Iterator[dict[str, Any]], names: list[str]) -> list[Any]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from bbx.calibration.collect import giving
 from bbx.calibration.refine.stages import Shelf, part_of, stages_of
 from bbx.calibration.sessions import session
 from bbx.exporter.onnx_graph import tensor_infos
+from bbx.exporter.parts import giving
 
 
 def test_each_layer_gets_the_input_that_the_whole_network_gives_it(network: Any, tmp_path: Path) -> None:
