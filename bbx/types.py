@@ -128,6 +128,7 @@ class Postprocess:
         candidates: detection: boxes that enter suppression, at most.
         detections: detection: rows of the outputs.
         lowering: detection: `static` or `onnx`.
+        classes: the name of each class, in the network's numbering; None where nobody said.
     """
 
     task: Task
@@ -137,3 +138,9 @@ class Postprocess:
     candidates: int | None = None
     detections: int | None = None
     lowering: Lowering | None = None
+    classes: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.classes is not None:
+            # JSON gives a list back; a value must compare equal after a round trip.
+            object.__setattr__(self, "classes", tuple(self.classes))

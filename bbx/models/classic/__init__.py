@@ -1,0 +1,1 @@
+"""The classic networks, as their papers describe them."""
