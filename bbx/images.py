@@ -43,7 +43,7 @@ _FORMATS = (
 """What is read, by Pillow's names. Pillow knows more: some only by name, and EPS is a program to be run."""
 
 
-_REFUSALS = (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError)
+REFUSALS = (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError)
 """What Pillow's decoders raise on broken files, found by feeding them such."""
 
 
@@ -74,7 +74,7 @@ def decode(path: Path, *, at_least: int | None = None) -> Image.Image:
         raise BbxError(f"There is no image {path}.") from error
     except UnidentifiedImageError as error:
         raise BbxError(f"{path} cannot be decoded as an image: it is of no format that bbx reads.") from error
-    except _REFUSALS as error:
+    except REFUSALS as error:
         raise BbxError(f"{path} cannot be decoded as an image: {error}.") from error
 
 

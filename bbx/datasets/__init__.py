@@ -1,1 +1,22 @@
-"""Pictures with what is known of them: class folders, COCO files, masks, torchvision's named datasets."""
+"""Labelled pictures: class folders, COCO files, masks, and torchvision's datasets by name.
+
+data = open_dataset("pets", "classification", split="train")
+held_in, held_out = split(data, 0.2, seed=0)
+data.image(0), data.target(0), data.classes
+"""
+
+from bbx.datasets.base import BACKGROUND, IGNORED, Boxes, Dataset, Mask, Target, split, subset
+from bbx.datasets.opening import open_dataset, splits_of
+
+__all__ = [
+    "BACKGROUND",
+    "IGNORED",
+    "Boxes",
+    "Dataset",
+    "Mask",
+    "Target",
+    "open_dataset",
+    "split",
+    "splits_of",
+    "subset",
+]

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from bbx.calibration.data.previews import Preview, digest_of, preview_of_arrays
 from bbx.calibration.data.rows import Feeder, Row
-from bbx.calibration.data.source import Broken, Entry, Source, SourceKind, few
+from bbx.calibration.data.source import Broken, Entry, Source, SourceKind
 from bbx.calibration.data.stored import StoredArray, scratch_folder, stored_arrays
+from bbx.datasets.files import few
 from bbx.errors import BbxError
 
 LABELS = "labels"

@@ -15,8 +15,9 @@ from bbx import images
 from bbx.calibration.data.arrays import require_finite
 from bbx.calibration.data.previews import Preview, preview_of_arrays
 from bbx.calibration.data.rows import Feeder, Row
-from bbx.calibration.data.source import Broken, Entry, FileSource, Source, SourceKind, require_files
+from bbx.calibration.data.source import Broken, Entry, FileSource, Source, SourceKind
 from bbx.calibration.data.stored import StoredArray, scratch_folder
+from bbx.datasets.files import require_files
 from bbx.errors import BbxError
 
 Item = Path | str | Image.Image | NDArray[Any] | Mapping[str, NDArray[Any]]

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bbx.calibration.data.previews import Preview
-from bbx.calibration.data.source import Entry, few
+from bbx.calibration.data.source import Entry
+from bbx.datasets.files import few
 
 FEWEST = 32
 """Images below which a sample is called small: a quarter is held out to choose between methods, and of fewer

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bbx import artifact
 from bbx.calibration.data.arrays import RowDigests
 from bbx.calibration.data.lint import Finding
-from bbx.calibration.data.source import Entry, SourceKind, few
+from bbx.calibration.data.source import Entry, SourceKind
+from bbx.datasets.files import few
 from bbx.errors import ArtifactError, BbxError
 from bbx.types import SCHEMA, Preprocess, TensorSpec
 

@@ -12,7 +12,8 @@ from bbx import process
 from bbx.calibration.data.lint import Seen
 from bbx.calibration.data.previews import Preview
 from bbx.calibration.data.record import SkippedImage, Split
-from bbx.calibration.data.source import Broken, Entry, Source, few
+from bbx.calibration.data.source import Broken, Entry, Source
+from bbx.datasets.files import few
 from bbx.errors import BbxError
 
 WORKERS = min(8, os.cpu_count() or 1)

@@ -11,6 +11,7 @@ from typing import Literal
 from bbx import images
 from bbx.calibration.data.previews import Preview, preview_of_arrays, preview_of_file
 from bbx.calibration.data.rows import Feeder, Row
+from bbx.datasets.files import require_files
 from bbx.errors import BbxError
 from bbx.types import Preprocess
 
@@ -186,24 +187,3 @@ def _listed(line: str, folder: Path) -> Entry:
     if not tab and not (folder / line).is_file():
         file, _, label = line.rpartition(",") if "," in line else (line, "", "")
     return Entry(file.strip(), labels=(label.strip(),) if label.strip() else ())
-
-
-def require_files(files: Sequence[tuple[str, Path]], what: str) -> None:
-    """Fail where files do not exist, naming the first few.
-
-    Args:
-        files: what to call each, and its path.
-        what: the beginning of the sentence.
-
-    Raises:
-        BbxError: at least one does not exist.
-    """
-    missing = [f"{path} ({name})" for name, path in files if not path.is_file()]
-    if missing:
-        raise BbxError(f"{what} that do not exist: {few(missing)}.")
-
-
-def few(names: Sequence[str], most: int = 3) -> str:
-    """The first few names, and how many more there are."""
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

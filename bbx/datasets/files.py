@@ -1,0 +1,48 @@
+"""Files that a dataset names, and what to say when they are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bbx.errors import BbxError
+
+
+def require_files(files: Sequence[tuple[str, Path]], what: str) -> None:
+    """Fail where files do not exist, naming the first few.
+
+    Args:
+        files: what to call each, and its path.
+        what: the beginning of the sentence.
+
+    Raises:
+        BbxError: at least one does not exist.
+    """
+    missing = [f"{path} ({name})" for name, path in files if not path.is_file()]
+    if missing:
+        raise BbxError(f"{what} that do not exist: {few(missing)}.")
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    """The first few names, and how many more there are."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def names_in(path: Path) -> tuple[str, ...]:
+    """The names of classes in a text file, one a line, in the network's numbering.
+
+    Raises:
+        BbxError: it cannot be read, has no name, or has one twice.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise BbxError(f"The names of the classes cannot be read from {path}: {error}.") from error
+    names = tuple(line for line in lines if line)
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise BbxError(f"{path} names classes twice: {few(twice)}.")
+    if not names:
+        raise BbxError(f"{path} names no class.", hint="Write one name on each line.")
+    return names
