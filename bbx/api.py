@@ -27,7 +27,7 @@ from bbx.making import (
     is_onnx_file,
     quantize_step,
 )
-from bbx.models.spec import ModelSpec
+from bbx.models.trained import named_spec
 from bbx.types import Flavor, Precision
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def build(model: str, **spec_options: Any) -> Model:
     """Build a model as a torch module, in this process.
 
     Args:
-        model: a preset, `torchvision:NAME`, `timm:NAME` or `package.module:factory`.
+        model: a preset, `torchvision:NAME`, `timm:NAME`, `package.module:factory`, or a checkpoint that
+            `bbx train` wrote.
         **spec_options: the fields of `ModelSpec` other than its name.
 
     Raises:
@@ -52,7 +53,7 @@ def build(model: str, **spec_options: Any) -> Model:
     """
     from bbx.models.build import build as build_spec
 
-    return build_spec(ModelSpec(name=model, **spec_options))
+    return build_spec(named_spec(model, spec_options))
 
 
 def export(
@@ -69,8 +70,8 @@ def export(
     """Export a model and prove that the artefact computes what the module computes.
 
     Args:
-        model: a preset, `torchvision:NAME`, `timm:NAME`, `package.module:factory`, or a `file.onnx` that
-            is to be retyped to another precision.
+        model: a preset, `torchvision:NAME`, `timm:NAME`, `package.module:factory`, a checkpoint that
+            `bbx train` wrote, or a `file.onnx` that is to be retyped to another precision.
         precision: `fp32`, or `fp16` or `bf16` for a typed ONNX graph.
         out: a folder, or the artefact's path.
         half_io: a typed graph takes and gives its own type instead of FP32.

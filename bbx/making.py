@@ -16,6 +16,7 @@ from bbx.calibration.methods import REFINE_STEPS
 from bbx.errors import UsageError
 from bbx.models.registry import check_options, lowered, task_of
 from bbx.models.spec import ModelSpec, size_text
+from bbx.models.trained import named_spec
 from bbx.types import Precision
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def export_step(
 
     of_spec = {name: value for name, value in options.items() if name not in GRAPH_DEFAULTS}
     of_graph = {name: value for name, value in options.items() if name in GRAPH_DEFAULTS}
-    spec = ModelSpec.from_request({"name": model, **of_spec})
+    spec = named_spec(model, of_spec)
     task = task_of(check_options(spec))
     if of_graph.get("dynamic_size") and task != "classification":
         raise UsageError(

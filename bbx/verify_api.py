@@ -11,6 +11,7 @@ from bbx.errors import ArtifactError, UsageError
 from bbx.making import DEFAULT_OUT, command_line
 from bbx.models.registry import check_options, lowered
 from bbx.models.spec import ModelSpec
+from bbx.models.trained import is_checkpoint, named_spec
 from bbx.pipeline import ExportStep, ensure
 from bbx.pipeline.ancestry import ancestry
 from bbx.pipeline.repair import DEFAULT_EVALUATIONS, RepairStep
@@ -149,12 +150,14 @@ def _reference(
             f"The FP32 graph that {source.name} was made from is not known.",
             hint=f"Type: bbx bisect {source} --against MODEL, or the path of that graph.",
         )
-    export = command_line("export", spec.name, spec_options, _defaults())
+    export = command_line("export", spec.name if against is None else str(against), spec_options, _defaults())
     step = ExportStep(export, lowered(spec, "static"), "onnx")
     return ensure(step, folder, listener=listener).path
 
 
 def _is_path(against: Path | str) -> bool:
+    if is_checkpoint(str(against)):
+        return False
     return isinstance(against, Path) or Path(against).suffix in SUFFIXES.values() or Path(against).is_file()
 
 
@@ -164,7 +167,7 @@ def _require_file(path: Path) -> None:
 
 
 def _spec(name: str, options: dict[str, Any]) -> ModelSpec:
-    spec = ModelSpec.from_request({"name": name, **options})
+    spec = named_spec(name, options)
     check_options(spec)
     return spec
 

@@ -16,6 +16,7 @@ from bbx.artifact import SUFFIXES, read_manifest
 from bbx.errors import ArtifactError, UnavailableError, UsageError, did_you_mean
 from bbx.models.registry import check_options, resolve, task_of
 from bbx.models.spec import ModelSpec, size_text
+from bbx.models.trained import named_spec
 from bbx.runners.registry import RUNTIMES, Availability
 from bbx.types import Format, Precision
 
@@ -161,8 +162,7 @@ def subject_named(name: str, spec_options: Mapping[str, Any]) -> Subject:
     """
     path = Path(name)
     if format_of(path) is None:
-        resolve(name)
-        spec = ModelSpec(name, **spec_options)
+        spec = named_spec(name, spec_options)
         check_options(spec)
         return Subject(name, spec=spec)
     if not path.is_file():

@@ -9,11 +9,15 @@ import torch
 from torch import nn
 
 from bbx.artifact import WeightsOrigin
+from bbx.errors import ModelError
+from bbx.models.caches import named_checkpoint
 from bbx.models.classifier import from_factory, from_library
+from bbx.models.construct import sized
 from bbx.models.dense import detector, segmenter
 from bbx.models.parts import Parts
 from bbx.models.registry import check_options
 from bbx.models.spec import ModelSpec, Prefixed
+from bbx.models.trained import is_checkpoint, read_trained
 from bbx.types import Postprocess, Preprocess, TensorSpec
 
 INPUT = "images"
@@ -35,6 +39,8 @@ class Model:
         notes: what was done to the weights or left out, in words.
         reference: the library's own form of the network, which takes and gives the same; None where `module`
             is it.
+        head: of a classifier, the path in `module` of what makes the logits; None where it has no such part,
+            and with `input` uint8.
     """
 
     module: nn.Module
@@ -46,6 +52,7 @@ class Model:
     weights: WeightsOrigin
     notes: tuple[str, ...]
     reference: nn.Module | None = None
+    head: str | None = None
 
 
 class ByteInput(nn.Module):
@@ -76,8 +83,14 @@ class ByteInput(nn.Module):
         return self.network((pixels * self.scale + self.shift).to(self.scale.dtype))
 
 
-def build(spec: ModelSpec) -> Model:
+def build(spec: ModelSpec, *, to_learn: bool = False) -> Model:
     """Build a model: the same spec and the same checkpoint give the same numbers in every process.
+
+    The classes' names and the preprocessing are those of a checkpoint that `bbx train` wrote.
+
+    Args:
+        to_learn: it is to be trained. Random weights stay as its library draws them, and weights for another
+            number of classes, or under another head, are loaded without their head; a note says so.
 
     Raises:
         ModelError: unknown model, or one that cannot have these options.
@@ -85,7 +98,7 @@ def build(spec: ModelSpec) -> Model:
         WeightsError: the weights cannot be had or do not fit.
         UnavailableError: a library is not installed.
     """
-    parts = _parts(spec)
+    parts = _described(_parts(spec, to_learn=to_learn), spec)
     module, reference, preprocess = parts.module.eval(), parts.reference, parts.preprocess
     if spec.input == "uint8":
         module = ByteInput(module, preprocess.mean, preprocess.std).eval()
@@ -102,17 +115,46 @@ def build(spec: ModelSpec) -> Model:
         weights=parts.origin,
         notes=parts.notes,
         reference=reference,
+        head=parts.head if spec.input == "float32" else None,
     )
 
 
-def _parts(spec: ModelSpec) -> Parts:
+def outline(spec: ModelSpec) -> Model:
+    """Build a model without numbers, on the meta device: nothing is downloaded, drawn or computed.
+
+    Where a constructor needs numbers, the model is built with random ones instead. Weights in a file are
+    loaded, so that one that does not fit is found.
+
+    Raises:
+        as `build`.
+    """
+    if spec.weights_are_a_file:
+        return build(spec)
+    bare = replace(spec, weights="random")
+    try:
+        with torch.device("meta"):
+            return build(bare)
+    except (RuntimeError, NotImplementedError, TypeError, ModelError):
+        return build(bare)
+
+
+def _parts(spec: ModelSpec, *, to_learn: bool) -> Parts:
     target = check_options(spec)
-    if isinstance(target, Prefixed):
-        return from_factory(target, spec) if target.is_factory else from_library(target, spec)
-    match target.task:
-        case "classification":
-            return from_library(target, spec)
-        case "detection":
-            return detector(target, spec)
-        case "segmentation":
-            return segmenter(target, spec)
+    if isinstance(target, Prefixed) and target.is_factory:
+        return from_factory(target, spec)
+    if isinstance(target, Prefixed) or target.task == "classification":
+        return from_library(target, spec, to_learn=to_learn)
+    if target.task == "detection":
+        return detector(target, spec, to_learn=to_learn)
+    return segmenter(target, spec, to_learn=to_learn)
+
+
+def _described(parts: Parts, spec: ModelSpec) -> Parts:
+    """The parts with what a checkpoint of `bbx train` says of classes and preprocessing."""
+    trained = read_trained(named_checkpoint(spec.weights)) if is_checkpoint(spec.weights) else None
+    if trained is None or trained.spec["name"] != spec.name or spec.head == "none":
+        return parts
+    means = parts.postprocess or Postprocess(trained.task, parts.outputs[0].shape[-1])
+    if means.num_classes == len(trained.classes):
+        parts = replace(parts, postprocess=replace(means, classes=trained.classes))
+    return replace(parts, preprocess=sized(trained.preprocess, spec))

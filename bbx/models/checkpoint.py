@@ -26,13 +26,18 @@ class Head:
     Attributes:
         path: of the layer in its module.
         rows_per_class: output channels for each class; anchors, where each of them is scored.
+        part: path of the part whose size depends on the number of classes; empty where it is the layer.
     """
 
     path: str
     rows_per_class: int = 1
+    part: str = ""
 
+    @property
+    def prefix(self) -> str:
+        """With which the keys begin that another number of classes, or another head, may concern."""
+        return f"{self.part or self.path}."
 
-"""File names that `read` accepts."""
 
 # Averaged weights come first: where a training script keeps both, they are the ones it evaluates.
 _WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model")
@@ -143,8 +148,42 @@ def _shared_prefix(state: State, wanted: Collection[str]) -> str | None:
     return None
 
 
+def without_head(
+    state: State, own: Mapping[str, torch.Tensor], head: Head, *, path: Path
+) -> tuple[State, tuple[str, ...]]:
+    """The state without the parts of a head for another number of classes or of another kind.
+
+    Args:
+        own: state of the module that it is meant for.
+        path: where the state comes from, for the note.
+
+    Returns:
+        The state itself where the heads agree; what was left out, in words.
+    """
+    mine, theirs = (
+        {key: tensors[key].shape for key in tensors if key.startswith(head.prefix)}
+        for tensors in (own, state)
+    )
+    other = {key for key in theirs if mine.get(key) != theirs[key]}
+    if mine.keys() == theirs.keys() and not other:
+        return state, ()
+    weight = f"{head.path}.weight"
+    why = "is of another kind"
+    if weight in state and weight in own:
+        classes, here = (tensors[weight].shape[0] // head.rows_per_class for tensors in (state, own))
+        why = f"has {classes} classes, and this one {here}"
+    note = f"the head is new: that of {path} {why}"
+    return {key: value for key, value in state.items() if key not in other}, (note,)
+
+
 def fit(
-    module: nn.Module, state: State, *, path: Path, head: Head | None = None, unused: tuple[str, ...] = ()
+    module: nn.Module,
+    state: State,
+    *,
+    path: Path,
+    head: Head | None = None,
+    unused: tuple[str, ...] = (),
+    new: Head | None = None,
 ) -> tuple[str, ...]:
     """Load a state dict into a module, key for key and shape for shape.
 
@@ -152,6 +191,7 @@ def fit(
         path: where the state comes from, for errors.
         head: the classification layer, whose size a mismatch is explained by.
         unused: prefixes of keys that the checkpoint may hold and the module need not have.
+        new: a head that need not be in the checkpoint.
 
     Returns:
         What was left out, in words.
@@ -168,6 +208,7 @@ def fit(
     missing, unexpected = module.load_state_dict(fitting, strict=False)
     # A frozen batch norm has no counter of batches, and nothing but training reads it.
     missing = [key for key in missing if key not in other_shape and not key.endswith(".num_batches_tracked")]
+    missing = [key for key in missing if new is None or not key.startswith(new.prefix)]
     left_out = [key for key in unexpected if key.startswith(unused)] if unused else []
     unexpected = [key for key in unexpected if key not in left_out]
     problems = [

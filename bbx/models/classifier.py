@@ -10,7 +10,7 @@ from torch import nn
 from bbx.errors import ModelError, WeightsError
 from bbx.models.batch_norm import estimate_batch_norm
 from bbx.models.checkpoint import Head
-from bbx.models.construct import check_size, construct, seeded
+from bbx.models.construct import check_size, construct, is_outline, seeded
 from bbx.models.factory import call_factory
 from bbx.models.heads import attach, classifier_path
 from bbx.models.loading import load_file, load_pretrained
@@ -39,16 +39,20 @@ def from_factory(target: Prefixed, spec: ModelSpec) -> Parts:
             f"bbx knows no pretrained weights for {spec.name}.", hint="Name a checkpoint: --weights FILE"
         )
     module.eval()
-    outputs = (_found_output(module, spec, preprocess),)
+    outputs, path = (_found_output(module, spec, preprocess),), classifier_path(module)
     if not spec.weights_are_a_file:
         notes = (f"weights as the factory made them, from seed {spec.seed}",)
-        return Parts(module, preprocess, outputs, None, "random", notes)
+        return Parts(module, preprocess, outputs, None, "random", notes, head=path)
     choice = choose(spec, target)
-    return Parts(module, preprocess, outputs, None, choice.origin, load_file(module, choice, None))
+    notes = load_file(module, choice, None)
+    return Parts(module, preprocess, outputs, None, choice.origin, notes, head=path)
 
 
-def from_library(target: Preset | Prefixed, spec: ModelSpec) -> Parts:
+def from_library(target: Preset | Prefixed, spec: ModelSpec, *, to_learn: bool = False) -> Parts:
     """A classifier of torchvision or timm under the head that was asked for, in eval mode.
+
+    Args:
+        to_learn: see `bbx.models.build.build`.
 
     Raises:
         ModelError: it cannot have these options.
@@ -69,15 +73,16 @@ def from_library(target: Preset | Prefixed, spec: ModelSpec) -> Parts:
     with seeded(spec.seed):
         replaced = attach(module, spec, path)
     if spec.weights_are_a_file:
-        notes += load_file(module, choice, Head(path) if path else None, headless=spec.head == "none")
+        head = Head(path) if path else None
+        notes += load_file(module, choice, head, headless=spec.head == "none", replace_head=to_learn)
     elif choice.origin == "random":
-        notes += settle(module, preprocess)
+        notes += () if to_learn else settle(module, preprocess)
     elif replaced and spec.head != "none":
         notes += (f"the {spec.head} head is new: random, from seed {spec.seed}",)
     module.eval()
     output = _output(module, target, spec, preprocess)
     means = Postprocess("classification", output.shape[-1] if spec.head != "none" else None)
-    return Parts(module, preprocess, (output,), means, choice.origin, notes)
+    return Parts(module, preprocess, (output,), means, choice.origin, notes, head=path)
 
 
 def settle(module: nn.Module, preprocess: Preprocess, *, but: Collection[nn.Module] = ()) -> tuple[str, ...]:
@@ -86,6 +91,8 @@ def settle(module: nn.Module, preprocess: Preprocess, *, but: Collection[nn.Modu
     Args:
         but: parts that are left alone: trained ones, or settled before.
     """
+    if is_outline(module):
+        return ()
     damped = damp_residuals(module, but=but)
     try:
         found = estimate_batch_norm(module, preprocess, but=but)

@@ -26,6 +26,11 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+def is_outline(module: nn.Module) -> bool:
+    """Whether a module has shapes and no numbers: it was made on the meta device."""
+    return any(parameter.is_meta for parameter in module.parameters())
+
+
 def sized(preprocess: Preprocess, spec: ModelSpec) -> Preprocess:
     """Preprocessing at the spec's image size, with the model's own proportion of crop to resize."""
     if spec.size is None:

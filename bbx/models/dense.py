@@ -13,7 +13,7 @@ from bbx.artifact import WeightsOrigin
 from bbx.errors import ModelError
 from bbx.models.checkpoint import Head
 from bbx.models.classifier import settle
-from bbx.models.construct import check_size, seeded, sized
+from bbx.models.construct import check_size, is_outline, seeded, sized
 from bbx.models.detection import construct as detection
 from bbx.models.detection.options import DetectionOptions
 from bbx.models.detection.reference import TorchvisionDetector
@@ -46,8 +46,11 @@ _SETTLING_SIDE = 320
 """Pixels a side of the images on which a detector's random weights are settled, where they may be smaller."""
 
 
-def detector(preset: Preset, spec: ModelSpec) -> Parts:
+def detector(preset: Preset, spec: ModelSpec, *, to_learn: bool = False) -> Parts:
     """A detector in its deployable form, with torchvision's own as its reference.
+
+    Args:
+        to_learn: see `bbx.models.build.build`.
 
     Raises:
         ModelError: it cannot have these options, or the backbone has not the maps that it needs.
@@ -59,13 +62,15 @@ def detector(preset: Preset, spec: ModelSpec) -> Parts:
     with seeded(spec.seed):
         neck = _neck(preset, spec)
         network = detection.build_network(preset, spec, neck).eval()
-    notes = _load(network, choice, detection.head_of(network))
-    if choice.origin == "pretrained" and preset.architecture in _WITHOUT_EPSILON:
+    notes = _load(network, choice, detection.head_of(network), to_learn=to_learn)
+    # A state dict has no epsilon: what is trained further is trained, and loaded again, with the usual one.
+    if choice.origin == "pretrained" and preset.architecture in _WITHOUT_EPSILON and not to_learn:
         _drop_epsilon(network)
     how = detection.options_of(preset, spec)
     module = detection.deployable(network, how, (preprocess.height, preprocess.width)).eval()
     if choice.origin == "random":
-        notes += _settle(network, module, how, preprocess) + _backbone_note(preset, spec)
+        notes += () if to_learn else _settle(network, module, how, preprocess)
+        notes += _backbone_note(preset, spec)
     means = Postprocess(
         "detection",
         num_classes=spec.num_classes or preset.num_classes,
@@ -84,6 +89,8 @@ def _settle(
     network: nn.Module, module: Any, how: DetectionOptions, preprocess: Preprocess
 ) -> tuple[str, ...]:
     """Make random weights find something; on small images where the network takes them, which is as good."""
+    if is_outline(network):
+        return ()
     small = replace(preprocess, height=_SETTLING_SIDE, width=_SETTLING_SIDE)
     if not isinstance(network, SSD) and min(preprocess.height, preprocess.width) > _SETTLING_SIDE:
         module, preprocess = detection.deployable(network, how, (small.height, small.width)).eval(), small
@@ -96,8 +103,11 @@ def _settled(module: nn.Module) -> list[nn.Module]:
     return [part for part in module.modules() if isinstance(part, FeatureMaps)]
 
 
-def segmenter(preset: Preset, spec: ModelSpec) -> Parts:
+def segmenter(preset: Preset, spec: ModelSpec, *, to_learn: bool = False) -> Parts:
     """A segmenter that gives logits of the image's size or labels, with torchvision's own as its reference.
+
+    Args:
+        to_learn: see `bbx.models.build.build`.
 
     Raises:
         ModelError: it cannot have these options, or the backbone has not the maps that it needs.
@@ -116,9 +126,11 @@ def segmenter(preset: Preset, spec: ModelSpec) -> Parts:
             size=size,
             argmax=spec.argmax,
         )
-    notes = _load(module, choice, Head(module.class_layer))
+    head = Head(module.class_layer, part=module.class_layer.partition(".")[0])
+    notes = _load(module, choice, head, to_learn=to_learn)
     if choice.origin == "random":
-        notes += settle(module, preprocess, but=_settled(module)) + _backbone_note(preset, spec)
+        notes += () if to_learn else settle(module, preprocess, but=_settled(module))
+        notes += _backbone_note(preset, spec)
     shape = (None, *size) if spec.argmax else (None, classes, *size)
     dtype = ("uint8" if classes <= BYTE_LABELS else "int32") if spec.argmax else "float32"
     output = TensorSpec(module.outputs[0], dtype, shape)
@@ -181,11 +193,12 @@ def _backbone_note(preset: Preset, spec: ModelSpec) -> tuple[str, ...]:
     return (f"what stands on {backbone} is random, from seed {spec.seed}",)
 
 
-def _load(network: nn.Module, choice: Choice, head: Head | None) -> tuple[str, ...]:
+def _load(network: nn.Module, choice: Choice, head: Head, *, to_learn: bool) -> tuple[str, ...]:
     origin: WeightsOrigin = choice.origin
     if origin == "random":
         return ()
-    return load_pretrained(network, choice) if origin == "pretrained" else load_file(network, choice, head)
+    load = load_pretrained if origin == "pretrained" else load_file
+    return load(network, choice, head, replace_head=to_learn)
 
 
 def _drop_epsilon(network: nn.Module) -> None:

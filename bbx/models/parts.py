@@ -22,6 +22,7 @@ class Parts:
             of a network that bbx has written again. None where the module is the library's.
         origin: of the weights.
         notes: what was done to the weights or left out, in words.
+        head: of a classifier, the path in `module` of what makes the logits; None where it has no such part.
     """
 
     module: nn.Module
@@ -31,3 +32,4 @@ class Parts:
     origin: WeightsOrigin
     notes: tuple[str, ...] = ()
     reference: nn.Module | None = None
+    head: str | None = None

@@ -99,14 +99,15 @@ def deployable(network: nn.Module, how: DetectionOptions, size: tuple[int, int])
 def head_of(network: Any) -> Head:
     """The layer by whose size a checkpoint of another class count is recognised."""
     if isinstance(network, zoo.FasterRCNN):
-        return Head("roi_heads.box_predictor.cls_score")
+        return Head("roi_heads.box_predictor.cls_score", part="roi_heads.box_predictor")
+    scores = "head.classification_head"
     if isinstance(network, zoo.ssd.SSD):
         first = network.head.classification_head.module_list[0]
-        path = "head.classification_head.module_list.0"
+        path = f"{scores}.module_list.0"
         anchors = network.anchor_generator.num_anchors_per_location()[0]
-        return Head(path if isinstance(first, nn.Conv2d) else f"{path}.1", anchors)
+        return Head(path if isinstance(first, nn.Conv2d) else f"{path}.1", anchors, scores)
     anchors = network.anchor_generator.num_anchors_per_location()[0]
-    return Head("head.classification_head.cls_logits", anchors)
+    return Head(f"{scores}.cls_logits", anchors, scores)
 
 
 def output_specs(names: tuple[str, ...], how: DetectionOptions) -> tuple[TensorSpec, ...]:
