@@ -3,6 +3,7 @@
     import bbx
 
     bbx.build("resnet50")                              # a torch module with its inputs and preprocessing
+    bbx.summary("resnet50", gpu="h100-sxm")            # layers, parameters, FLOPs, bytes and a roofline
     bbx.export("resnet50", format="onnx")              # an artefact and its parity proof
     bbx.quantize("resnet50", calib="photos/")          # an INT8 graph, its record and its accuracy
     bbx.build_engine("resnet50", precision="fp16")     # an engine and its precision proof
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from bbx.benchmarks.compare import compare
     from bbx.benchmarks.reports import report
     from bbx.by_manifest import postprocess, preprocess
+    from bbx.costs.summary import summary
     from bbx.verify_api import bisect, parity
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "preprocess",
     "quantize",
     "report",
+    "summary",
 ]
 
 _HOMES = {
@@ -53,6 +56,7 @@ _HOMES = {
     "postprocess": "bbx.by_manifest",
     "preprocess": "bbx.by_manifest",
     "report": "bbx.benchmarks.reports",
+    "summary": "bbx.costs.summary",
 }
 """Where the names are that are not in `bbx.api`."""
 

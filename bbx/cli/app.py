@@ -9,7 +9,19 @@ from typing import Annotated, Any
 
 import typer
 
-from bbx.cli import bench, bisect, build_trt, compare, doctor, export, models, parity, quantize, report
+from bbx.cli import (
+    bench,
+    bisect,
+    build_trt,
+    compare,
+    doctor,
+    export,
+    models,
+    parity,
+    quantize,
+    report,
+    summary,
+)
 from bbx.cli.output import print_failure
 from bbx.errors import BbxError, Cancelled, ExhaustedError, UsageError
 from bbx.version import __version__
@@ -23,6 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("models")(models.models)
+app.command("summary")(summary.summary)
 app.command("export")(export.export)
 app.command("build-trt")(build_trt.build_trt)
 app.command("quantize")(quantize.quantize)
