@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -46,9 +47,8 @@ class QuantizeStep(Step):
         object.__setattr__(self, "refine", tuple(self.refine))
         if self.scales is not None:
             object.__setattr__(self, "scales", Path(self.scales).absolute())
-        if self.data.source is not None:
-            source = str(Path(self.data.source).absolute())
-            object.__setattr__(self, "data", replace(self.data, source=source))
+        source, evaluation = map(_absolute, (self.data.source, self.data.evaluation))
+        object.__setattr__(self, "data", replace(self.data, source=source, evaluation=evaluation))
         if self.method != AUTO:
             require_method(self.method)
         if self.max_drop is not None and not 0 <= self.max_drop < 1:
@@ -70,14 +70,6 @@ class QuantizeStep(Step):
     def tools(self) -> tuple[str, ...]:
         return ("onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
 
-    @property
-    def reusable(self) -> bool:
-        # A list or an annotation file stays the same when the images that it names change.
-        named = (self.data.source, self.data.evaluation)
-        return all(
-            path is None or Path(path).is_dir() or Path(path).suffix in (".npy", ".npz") for path in named
-        )
-
     def dependencies(self) -> dict[str, Any]:
         found: dict[str, Any] = {"graph": graph_hashes(self.source)}
         for name, path in (("calib", self.data.source), ("evaluation", self.data.evaluation)):
@@ -96,9 +88,13 @@ class QuantizeStep(Step):
         return cls(**{**request, "data": CalibrationOptions(**request["data"])})
 
 
-def _hashes(path: Path) -> Any:
-    """Hashes of the file, or of every file below the folder; None where there is neither."""
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        return {file.relative_to(path).as_posix(): sha256_of(file) for file in files}
-    return sha256_of(path) if path.is_file() else None
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
+
+
+def _hashes(path: Path) -> dict[str, str]:
+    """Hash of every file that calibration data hangs on, by its place relative to what was named."""
+    from bbx.calibration.data.named import files_of  # which imports NumPy
+
+    start = path if path.is_dir() else path.parent
+    return {os.path.relpath(file, start): sha256_of(file) for file in files_of(path)}

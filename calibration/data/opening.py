@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from bbx.calibration.data.arrays import ArraySource
 from bbx.calibration.data.coco import coco_source
@@ -37,16 +39,26 @@ def open_source(path: Path, feeder: Feeder) -> tuple[Source, CalibrationRecord |
 
 
 def _json_source(path: Path, feeder: Feeder) -> tuple[Source, CalibrationRecord | None]:
+    document = json_document(path)
+    if is_record(document):
+        record = record_from(document, path)
+        return _source_of_record(record, feeder), record
+    return coco_source(path, document, feeder), None
+
+
+def json_document(path: Path) -> Mapping[str, Any]:
+    """What stands in a JSON file: a record or COCO's annotations.
+
+    Raises:
+        BbxError: it cannot be read, or is something else.
+    """
     try:
         document = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise BbxError(f"{path} cannot be read as JSON: {error}.") from error
-    if is_record(document):
-        record = record_from(document, path)
-        return _source_of_record(record, feeder), record
-    if not isinstance(document, dict) or "images" not in document:
+    if not isinstance(document, dict) or not (is_record(document) or "images" in document):
         raise BbxError(f"{path} is neither a COCO file nor a calibration record.", hint=f"Name {ACCEPTED}.")
-    return coco_source(path, document, feeder), None
+    return document
 
 
 def _source_of_record(record: CalibrationRecord, feeder: Feeder) -> Source:

@@ -163,6 +163,15 @@ def list_source(path: Path, feeder: Feeder) -> FileSource:
     Raises:
         BbxError: it is no text, names nothing, or names files that do not exist.
     """
+    return FileSource("list", path.parent, listed(path), feeder)
+
+
+def listed(path: Path) -> list[Entry]:
+    """The entries of such a list, relative to its folder.
+
+    Raises:
+        BbxError: as `list_source`.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -179,7 +188,7 @@ def list_source(path: Path, feeder: Feeder) -> FileSource:
     require_files(
         [(f"line {number}", path.parent / entry.path) for number, entry in entries], f"{path} lists files"
     )
-    return FileSource("list", path.parent, [entry for _, entry in entries], feeder)
+    return [entry for _, entry in entries]
 
 
 def _listed(line: str, folder: Path) -> Entry:

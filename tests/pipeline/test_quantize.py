@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
+from bbx import artifact
 from bbx.calibration.data.options import CalibrationOptions
 from bbx.errors import UsageError
+from bbx.images import photographs
 from bbx.making import CALIBRATION_DEFAULTS, command_line
 from bbx.pipeline import QuantizeStep
-from tests.calibration.graphs import graph
+from tests.calibration.graphs import graph, normal
 
 
 @pytest.fixture
@@ -96,13 +101,62 @@ def test_images_and_graph_and_scales_are_known_by_their_content(source: Path, pi
     assert len(set(seen)) == len(seen) - 1
 
 
-def test_lists_may_name_images_that_change(source: Path, pictures: Path, tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_text("a.png\n")
-    np.save(tmp_path / "rows.npy", np.zeros(3))
-    assert _step(source, pictures).reusable
-    assert _step(source, tmp_path / "rows.npy").reusable
-    assert _step(source).reusable
-    assert not _step(source, tmp_path / "list.txt").reusable
+def _list(pictures: Path) -> Path:
+    path = pictures.parent / "list.txt"
+    path.write_text("pictures/a.png\npictures/inner/b.png\n")
+    return path
+
+
+def _annotations(pictures: Path) -> Path:
+    path = pictures.parent / "instances.json"
+    names = ("pictures/a.png", "pictures/inner/b.png")
+    path.write_text(
+        json.dumps({"images": [{"id": index, "file_name": name} for index, name in enumerate(names)]})
+    )
+    return path
+
+
+@pytest.mark.parametrize("named", [_list, _annotations])
+def test_images_that_a_file_names_are_known_by_their_content(
+    source: Path, pictures: Path, named: Callable[[Path], Path]
+) -> None:
+    path = named(pictures)
+    before = _step(source, path).fingerprint()
+    assert _step(source, path).fingerprint() == before
+    assert _step(source, path).reusable
+    (pictures / "unnamed.png").write_bytes(b"x")
+    assert _step(source, path).fingerprint() == before
+    (pictures / "inner" / "b.png").write_bytes(b"another")
+    assert _step(source, path).fingerprint() != before
+
+
+def test_images_to_judge_by_are_known_by_their_content(source: Path, pictures: Path) -> None:
+    def fingerprint() -> str:
+        data = CalibrationOptions(source=None, evaluation=str(_list(pictures)), images=64)
+        return QuantizeStep("", source, data=data).fingerprint()
+
+    before = fingerprint()
+    assert fingerprint() == before
+    (pictures / "a.png").write_bytes(b"another")
+    assert fingerprint() != before
+
+
+def test_a_list_gives_the_artefact_again_until_an_image_changes(
+    bbx: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifact, "source_digest", lambda: "the source")
+    text = "(float[N,3,16,16] x) => (float[N,4,16,16] y) { y = Conv(x, w) }"
+    onnx.save(graph(text, {"w": normal(4, 3, 1, 1)}), tmp_path / "net.onnx")
+    for number, photograph in enumerate(photographs()):
+        Image.open(photograph).resize((20, 20)).save(tmp_path / f"{number}.png")
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"{number}.png\n" for number in range(len(photographs()))))
+    ask = ("quantize", tmp_path / "net.onnx", "--calib", listed, "--json", "-q", "-o", tmp_path / "out")
+    answers = [bbx(*ask), bbx(*ask)]
+    assert [answer.code for answer in answers] == [0, 0], answers[0].stderr
+    Image.new("RGB", (20, 20), "teal").save(tmp_path / "0.png")
+    answers.append(bbx(*ask))
+    assert [answer.document["reused"] for answer in answers] == [False, True, False]
 
 
 @pytest.mark.parametrize(
