@@ -201,12 +201,17 @@ def photograph_batch(how: Preprocess, batch: int, *, start: int = 0) -> NDArray[
 
     Where the photographs repeat, the repeats are mirrored, so that a graph that mixes up rows shows.
     """
+    return np.stack([apply(image, how) for image in photograph_images(batch, start=start)])
+
+
+def photograph_images(count: int, *, start: int = 0) -> list[Image.Image]:
+    """The decoded photographs that `photograph_batch` makes a batch of."""
     paths = photographs()
-    rows = []
-    for index in range(start, start + batch):
+    images = []
+    for index in range(start, start + count):
         image = _photograph(paths[index % len(paths)])
-        rows.append(apply(ImageOps.mirror(image) if (index // len(paths)) % 2 else image, how))
-    return np.stack(rows)
+        images.append(ImageOps.mirror(image) if (index // len(paths)) % 2 else image)
+    return images
 
 
 def noise_batch(how: Preprocess, batch: int, *, seed: int | Sequence[int] = 0) -> NDArray[np.generic]:

@@ -18,11 +18,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from bbx.errors import BbxError
+from bbx.errors import BbxError, UsageError
 from bbx.types import TensorSpec
 
 Feeds = Mapping[str, NDArray[Any]]
 Arrays = dict[str, NDArray[Any]]
+
+_AWAKE_NS = 500_000
 
 
 def sample_host_clock(step: Callable[[], object], count: int) -> NDArray[np.int64]:
@@ -59,6 +61,21 @@ class Bound:
     sample: Callable[[int], NDArray[np.int64]]
     clock: str
     outputs: Callable[[], Arrays]
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """One inference from host memory to host memory, for feeds of the shapes that it was made with.
+
+    Attributes:
+        run: gives the outputs, as `Runner.infer` does.
+        timed: the same, and nanoseconds by stage. A runtime that computes on the host has one, `compute`. One
+            that computes on a device has `h2d`, `compute` and `d2h` by the device's clock, and `enqueue`, which
+            is what the host spends on handing the work over.
+    """
+
+    run: Callable[[Feeds], Arrays]
+    timed: Callable[[Feeds], tuple[Arrays, dict[str, int]]]
 
 
 class Runner(ABC):
@@ -129,6 +146,41 @@ class Runner(ABC):
         Real runtimes live by the wall clock; a fake one brings its own.
         """
         return time.perf_counter_ns()
+
+    def wait_until(self, ns: int) -> None:
+        """Return when `now` is at least `ns`; sleeps, and is awake for the last half of a millisecond.
+
+        A sleeping thread is woken up to a tenth of a millisecond late.
+        """
+        while (left := ns - self.now()) > 0:
+            if left > _AWAKE_NS:
+                time.sleep((left - _AWAKE_NS) / 1e9)
+
+    def stage(self, feeds: Feeds) -> Staged:
+        """Prepare for requests that come from host memory and whose answers go there.
+
+        Args:
+            feeds: of the shapes to come.
+
+        Raises:
+            BbxError: as `infer`.
+        """
+        self.check(feeds)
+
+        def timed(given: Feeds) -> tuple[Arrays, dict[str, int]]:
+            begun = self.now()
+            answers = self.infer(given)
+            return answers, {"compute": self.now() - begun}
+
+        return Staged(self.infer, timed)
+
+    def pin(self, feeds: Feeds) -> Feeds:
+        """The same feeds in page-locked memory, which this runner owns until it is closed.
+
+        Raises:
+            UsageError: it computes on the host, where nothing is copied.
+        """
+        raise UsageError(f"{self.name} computes on the host, and copies nothing to a device.")
 
     def device_bytes(self) -> int | None:
         """Device memory this runner has taken since it was opened, in bytes; None on the CPU."""

@@ -8,7 +8,7 @@ handles are the driver's, on the primary context that torch, ONNX Runtime and Te
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -62,6 +62,34 @@ def free_bytes() -> int:
     return int(free)
 
 
+def copy_to_device(address: int, array: NDArray[Any], stream: Stream) -> None:
+    """Enqueue the copy of a C-contiguous host array, which must stay until it is done."""
+    kind = _runtime().cudaMemcpyKind.cudaMemcpyHostToDevice
+    _call("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, stream.handle)
+
+
+def copy_to_host(array: NDArray[Any], address: int, stream: Stream) -> None:
+    """Enqueue a copy that fills a C-contiguous host array, which must stay until it is done."""
+    kind = _runtime().cudaMemcpyKind.cudaMemcpyDeviceToHost
+    _call("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, stream.handle)
+
+
+class PinnedArray:
+    """A copy of an array whose pages are locked, so that a device reads them without a detour.
+
+    Attributes:
+        array: C-contiguous; valid until `free`.
+    """
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = np.array(array, order="C")
+        _call("cudaHostRegister", self.array.ctypes.data, max(self.array.nbytes, 1), 0)
+
+    def free(self) -> None:
+        """Unlock the pages."""
+        _call("cudaHostUnregister", self.array.ctypes.data)
+
+
 class Buffer:
     """Linear device memory of a fixed size, owned by this object until `free`.
 
@@ -76,14 +104,12 @@ class Buffer:
 
     def upload(self, array: NDArray[Any], stream: Stream) -> None:
         """Copy a C-contiguous host array in, and wait until that is done."""
-        kind = _runtime().cudaMemcpyKind.cudaMemcpyHostToDevice
-        _call("cudaMemcpyAsync", self.address, array.ctypes.data, array.nbytes, kind, stream.handle)
+        copy_to_device(self.address, array, stream)
         stream.synchronize()
 
     def download(self, array: NDArray[Any], stream: Stream) -> None:
         """Fill a C-contiguous host array with the first bytes of the buffer, and wait until that is done."""
-        kind = _runtime().cudaMemcpyKind.cudaMemcpyDeviceToHost
-        _call("cudaMemcpyAsync", array.ctypes.data, self.address, array.nbytes, kind, stream.handle)
+        copy_to_host(array, self.address, stream)
         stream.synchronize()
 
     def free(self) -> None:
@@ -132,6 +158,23 @@ class Stream:
         pairs = zip(starts, stops, strict=True)
         milliseconds = [_call("cudaEventElapsedTime", start, stop) for start, stop in pairs]
         return np.rint(np.array(milliseconds, dtype=np.float64) * 1e6).astype(np.int64)
+
+    def timed(self, steps: Sequence[Callable[[], object]]) -> list[int]:
+        """Enqueue steps one after another, with an event between any two, and wait for the last.
+
+        Returns:
+            Nanoseconds of each step on the device, the wait for the host included.
+        """
+        while len(self._events) <= len(steps):
+            self._events.append(_call("cudaEventCreate"))
+        record = _runtime().cudaEventRecord
+        record(self._events[0], self.handle)
+        for step, event in zip(steps, self._events[1:], strict=False):
+            step()
+            record(event, self.handle)
+        self.synchronize()
+        pairs = zip(self._events, self._events[1 : len(steps) + 1], strict=False)
+        return [round(_call("cudaEventElapsedTime", start, stop) * 1e6) for start, stop in pairs]
 
     @contextlib.contextmanager
     def captured(self) -> Iterator[Graph]:

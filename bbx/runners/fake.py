@@ -11,7 +11,7 @@ through seconds of warm-up in microseconds, and always the same way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bbx.errors import UsageError
-from bbx.runners.base import Arrays, Bound, Feeds, Runner
+from bbx.runners.base import Arrays, Bound, Feeds, Runner, Staged
 from bbx.types import TensorSpec
 
 Latency = int | Sequence[int] | Callable[[int], int]
@@ -87,6 +87,7 @@ class FakeRunner(Runner):
         cached: give the first answer for ever, as a runtime does that skips work it was not given again.
         clock: advanced by each inference; shared between runners that are measured in turns.
         device: what it claims to run on.
+        stages: nanoseconds of `h2d`, `enqueue` and `d2h`, for a fake that claims to run on a device.
     """
 
     name = "fake"
@@ -102,6 +103,7 @@ class FakeRunner(Runner):
         cached: bool = False,
         clock: VirtualClock | None = None,
         device: str = "cpu",
+        stages: Mapping[str, int] | None = None,
     ) -> None:
         self._inputs, self._outputs = inputs, outputs
         self._latency = _latency_function(latency)
@@ -112,6 +114,7 @@ class FakeRunner(Runner):
         self._clock = clock or VirtualClock()
         self._open_now = False
         self.calls = 0
+        self._stages = dict(stages or {})
         self.device = device
         self.threads = 1
 
@@ -133,6 +136,24 @@ class FakeRunner(Runner):
 
     def now(self) -> int:
         return self._clock.ns
+
+    def wait_until(self, ns: int) -> None:
+        self._clock.advance(max(0, ns - self._clock.ns))
+
+    def stage(self, feeds: Feeds) -> Staged:
+        if self.device == "cpu":
+            return super().stage(feeds)
+        self.check(feeds)
+
+        def timed(given: Feeds) -> tuple[Arrays, dict[str, int]]:
+            # What is enqueued is computed meanwhile, so that it takes no time of its own.
+            self._clock.advance(sum(self._stages.get(name, 0) for name in ("h2d", "d2h")))
+            return self._answer_to(given), {"compute": self._run()} | self._stages
+
+        return Staged(lambda given: timed(given)[0], timed)
+
+    def pin(self, feeds: Feeds) -> Feeds:
+        return super().pin(feeds) if self.device == "cpu" else dict(feeds)
 
     def infer(self, feeds: Feeds) -> Arrays:
         self.check(feeds)

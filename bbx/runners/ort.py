@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from bbx import artifact, lazy
 from bbx.errors import ArtifactError, BbxError, ExhaustedError, UnavailableError, UsageError
 from bbx.runners import device as cuda
-from bbx.runners.base import Arrays, Bound, Feeds, Runner, sample_host_clock
+from bbx.runners.base import Arrays, Bound, Feeds, Runner, Staged, sample_host_clock
+from bbx.runners.staging import Passage, pinned, staged, through
 from bbx.types import TensorSpec
 
 Provider = Literal["cpu", "cuda"]
@@ -66,6 +67,7 @@ class OrtRunner(Runner):
         self._asked_threads = threads
         self._session: Any = None
         self._stream: cuda.Stream | None = None
+        self._owned = contextlib.ExitStack()
         self._free_before = 0
         self.name = f"ort-{provider}"
         self.device = provider
@@ -117,6 +119,7 @@ class OrtRunner(Runner):
 
     def _close(self) -> None:
         self._session = None
+        self._owned.close()
         if self._stream is not None:
             self._stream.free()
             self._stream = None
@@ -143,6 +146,37 @@ class OrtRunner(Runner):
 
     def bind(self, feeds: Feeds) -> Bound:
         """See `Runner.bind`; runs once with `infer`, to learn the shapes of the outputs."""
+        step, _, results = self._bound(feeds)
+
+        def outputs() -> Arrays:
+            if self._stream is not None:
+                self._stream.synchronize()
+            return {name: np.array(value.numpy()) for name, value in results.items()}
+
+        if self._stream is not None:
+            return Bound(step, partial(self._stream.sample, step), "cuda_event", outputs)
+        return Bound(step, partial(sample_host_clock, step), "perf_counter_ns", outputs)
+
+    def stage(self, feeds: Feeds) -> Staged:
+        """See `Runner.stage`; on CUDA the buffers are kept with it."""
+        if (stream := self._stream) is None:
+            return super().stage(feeds)
+        step, sources, results = self._bound(feeds)
+        addresses = {name: value.data_ptr() for name, value in (sources | results).items()}
+        shapes = {name: value.numpy() for name, value in results.items()}
+
+        def passage(given: Feeds) -> Passage:
+            self.check(given)
+            answers = {name: np.empty_like(array) for name, array in shapes.items()}
+            return through(addresses, given, answers, step, stream)
+
+        return staged(stream, passage)
+
+    def pin(self, feeds: Feeds) -> Feeds:
+        return super().pin(feeds) if self._stream is None else pinned(feeds, self._owned)
+
+    def _bound(self, feeds: Feeds) -> tuple[Callable[[], object], dict[str, Any], dict[str, Any]]:
+        """One inference that has run once, and where its inputs and outputs lie."""
         ort = lazy.require("onnxruntime")
         first = self.infer(feeds)
         session = self._opened()
@@ -157,15 +191,7 @@ class OrtRunner(Runner):
         step = partial(session.run_with_iobinding, binding, self._run_options(ort))
         with _errors(_failed):
             step()
-
-        def outputs() -> Arrays:
-            if self._stream is not None:
-                self._stream.synchronize()
-            return {name: np.array(value.numpy()) for name, value in results.items()}
-
-        if self._stream is not None:
-            return Bound(step, partial(self._stream.sample, step), "cuda_event", outputs)
-        return Bound(step, partial(sample_host_clock, step), "perf_counter_ns", outputs)
+        return step, sources, results
 
     def _run_options(self, ort: Any) -> Any:
         """Options of one run: none on the CPU, where passing any was measured to cost 29 µs a run."""

@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from bbx.errors import ArtifactError, BbxError, ExhaustedError, UnavailableError, UsageError
-from bbx.runners.base import Arrays, Bound, Feeds, Runner, sample_host_clock
+from bbx.runners.base import Arrays, Bound, Feeds, Runner, Staged, sample_host_clock
+from bbx.runners.torch_staging import pinned, shared_tensor, staged_on_cuda
 from bbx.types import TensorSpec
 
 Device = Literal["cpu", "cuda"]
@@ -208,6 +209,25 @@ class TorchRunner(Runner):
                 return sample_torch_events(step, count) if on_cuda else sample_host_clock(step, count)
 
         return Bound(once, sample, "cuda_event" if on_cuda else "perf_counter_ns", outputs)
+
+    def stage(self, feeds: Feeds) -> Staged:
+        if self.device != "cuda":
+            return super().stage(feeds)
+        forward = self._opened()
+        self.infer(feeds)  # what torch compiles lazily for these shapes is compiled
+        return staged_on_cuda(self._upload, forward, self._arrays, self._guard)
+
+    def pin(self, feeds: Feeds) -> Feeds:
+        return super().pin(feeds) if self.device != "cuda" else pinned(feeds)
+
+    def _upload(self, feeds: Feeds) -> tuple[torch.Tensor, ...]:
+        """Enqueue the copies of the feeds; only pinned ones are left to themselves."""
+        self.check(feeds)
+        tensors = (shared_tensor(feeds[spec.name]) for spec in self.inputs)
+        return tuple(
+            tensor.to(self.device, self._dtype if tensor.is_floating_point() else None, non_blocking=True)
+            for tensor in tensors
+        )
 
     def _opened(self) -> Forward:
         if self._forward is None:

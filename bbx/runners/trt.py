@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,9 @@ from numpy.typing import NDArray
 from bbx import artifact
 from bbx.errors import ArtifactError, BbxError, ExhaustedError, UsageError
 from bbx.runners import device as cuda
-from bbx.runners.base import Arrays, Bound, Feeds, Runner
+from bbx.runners.base import Arrays, Bound, Feeds, Runner, Staged
+from bbx.runners.staging import Passage, pinned, staged, through
+from bbx.runners.trt_binding import Binding
 from bbx.runners.trt_engine import collecting_logger, engine_from_file
 from bbx.runners.trt_flavor import trt_module
 from bbx.types import BYTES_PER_ELEMENT, Flavor, TensorSpec
@@ -77,7 +78,7 @@ class TrtRunner(Runner):
         self._trt: Any = None
         self._stream: Any = None
         self._log: Any = None
-        self._active: _Binding | None = None
+        self._active: Binding | None = None
         self._free_before = 0
 
     def _open(self) -> None:
@@ -173,6 +174,23 @@ class TrtRunner(Runner):
 
         return Bound(step, sample, "cuda_event", lambda: binding.download(self._stream))
 
+    def stage(self, feeds: Feeds) -> Staged:
+        """See `Runner.stage`; the buffers live until the runner is closed."""
+        self._opened()
+        self.check(feeds)
+        binding = self._allocate(feeds, self._owned)
+
+        def passage(given: Feeds) -> Passage:
+            self.check(given)
+            self._activate(binding)
+            return through(binding.addresses, given, binding.empty(), self._enqueue, self._stream)
+
+        return staged(self._stream, passage)
+
+    def pin(self, feeds: Feeds) -> Feeds:
+        self._opened()
+        return pinned(feeds, self._owned)
+
     def _sample(self, enqueue: Callable[[], object], count: int) -> NDArray[np.int64]:
         before = len(self._log.errors)
         durations: NDArray[np.int64] = self._stream.sample(enqueue, count)
@@ -187,7 +205,7 @@ class TrtRunner(Runner):
         launch: Callable[[], None] = graph.launch
         return launch
 
-    def _allocate(self, feeds: Feeds, owned: contextlib.ExitStack) -> _Binding:
+    def _allocate(self, feeds: Feeds, owned: contextlib.ExitStack) -> Binding:
         """Upload the feeds, allocate the outputs for their shapes, and point the context at both."""
         arrays = {name: np.ascontiguousarray(feed) for name, feed in feeds.items()}
         shapes = {name: array.shape for name, array in arrays.items()}
@@ -209,11 +227,11 @@ class TrtRunner(Runner):
             owned.callback(buffers[name].free)
         for name, array in arrays.items():
             buffers[name].upload(array, self._stream)
-        binding = _Binding(buffers, shapes, {name: (results[name], dtypes[name]) for name in results})
+        binding = Binding(buffers, shapes, {name: (results[name], dtypes[name]) for name in results})
         self._activate(binding)
         return binding
 
-    def _activate(self, binding: _Binding) -> None:
+    def _activate(self, binding: Binding) -> None:
         """Point the context at a binding's buffers, unless it already is."""
         if self._active is binding:
             return
@@ -252,37 +270,6 @@ class TrtRunner(Runner):
         if self._context is None:
             raise UsageError(f"{self.name}: the runner is not open.", hint="Use it in a `with` block.")
         return self._context
-
-
-@dataclass(frozen=True, eq=False)
-class _Binding:
-    """Device buffers for one set of shapes.
-
-    Attributes:
-        buffers: by tensor name, inputs and outputs.
-        shapes: of the inputs.
-        results: shape and dtype of each output.
-    """
-
-    buffers: dict[str, cuda.Buffer]
-    shapes: dict[str, tuple[int, ...]]
-    results: dict[str, tuple[tuple[int, ...], str]]
-
-    def download(self, stream: cuda.Stream) -> Arrays:
-        arrays = {name: np.empty(shape, numpy_dtype(dtype)) for name, (shape, dtype) in self.results.items()}
-        for name, array in arrays.items():
-            self.buffers[name].download(array, stream)
-        return arrays
-
-
-def numpy_dtype(name: str) -> np.dtype[Any]:
-    """NumPy's dtype of this name; ml_dtypes brings those that NumPy lacks."""
-    if name in ("bfloat16", "float8_e4m3fn"):
-        import ml_dtypes
-
-        extra: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
-        return extra
-    return np.dtype(name)
 
 
 def _spec(engine: Any, name: str) -> TensorSpec:
