@@ -69,8 +69,8 @@ class Staged:
 
     Attributes:
         run: gives the outputs, as `Runner.infer` does.
-        timed: the same, and nanoseconds by stage. A runtime that computes on the host has one, `compute`. One
-            that computes on a device has `h2d`, `compute` and `d2h` by the device's clock, and `enqueue`, which
+        timed: the same, and nanoseconds by stage. A runtime that computes on the host has one, `compute`.
+            One on a device has `h2d`, `compute` and `d2h` by the device's clock, and `enqueue`, which
             is what the host spends on handing the work over.
     """
 
