@@ -11,6 +11,7 @@ from torch import nn
 from bbx.artifact import WeightsOrigin
 from bbx.errors import ModelError
 from bbx.models.caches import named_checkpoint
+from bbx.models.class_names import published_classes
 from bbx.models.classifier import from_factory, from_library
 from bbx.models.construct import sized
 from bbx.models.dense import detector, segmenter
@@ -150,11 +151,19 @@ def _parts(spec: ModelSpec, *, to_learn: bool) -> Parts:
 
 
 def _described(parts: Parts, spec: ModelSpec) -> Parts:
-    """The parts with what a checkpoint of `bbx train` says of classes and preprocessing."""
+    """The parts with the names of the classes, and with the preprocessing of a checkpoint of `bbx train`."""
     trained = read_trained(named_checkpoint(spec.weights)) if is_checkpoint(spec.weights) else None
     if trained is None or trained.spec["name"] != spec.name or spec.head == "none":
-        return parts
+        return _with_published_classes(parts)
     means = parts.postprocess or Postprocess(trained.task, parts.outputs[0].shape[-1])
     if means.num_classes == len(trained.classes):
         parts = replace(parts, postprocess=replace(means, classes=trained.classes))
     return replace(parts, preprocess=sized(trained.preprocess, spec))
+
+
+def _with_published_classes(parts: Parts) -> Parts:
+    means = parts.postprocess
+    if means is None or parts.origin != "pretrained":
+        return parts
+    classes = published_classes(means.task, means.num_classes)
+    return replace(parts, postprocess=replace(means, classes=classes))
