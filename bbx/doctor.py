@@ -33,13 +33,14 @@ _GROUPS = (
     ("torch", "torchvision", "timm"),
     ("onnx", "onnxscript", "onnxruntime", "polygraphy"),
     ("safetensors", "pydantic", "numpy", "PIL", "pynvml"),
+    ("openvino",),
     ("cuda.bindings",),
     ("tensorrt",),
     ("tensorrt_rtx",),
 )
 """What is loaded in one child process; the flavours of TensorRT apart from each other."""
 
-OPTIONAL = ("cuda.bindings", "tensorrt", "tensorrt_rtx")
+OPTIONAL = ("openvino", "cuda.bindings", "tensorrt", "tensorrt_rtx")
 """Modules that only some runtimes need."""
 
 _LOW_DISK_BYTES = 5 * 2**30
@@ -49,6 +50,7 @@ _RUNTIME_NEEDS = {
     "torchscript": "torch",
     "pt2": "torch",
     "ort-cpu": "onnxruntime",
+    "openvino": "openvino",
     "ort-cuda": "onnxruntime",
     "tensorrt": "tensorrt",
     "rtx": "tensorrt_rtx",

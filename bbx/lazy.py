@@ -21,6 +21,7 @@ _INSTALL = {
     "onnx": "pip install onnx",
     "onnxscript": "pip install onnxscript",
     "onnxruntime": "pip install onnxruntime-gpu",
+    "openvino": "pip install 'bbx[openvino]'",
     "polygraphy": "pip install polygraphy",
     "tensorrt": "pip install 'bbx[tensorrt]' (with NVIDIA's own package index as an extra index)",
     "tensorrt_rtx": "pip install 'bbx[rtx]'",

@@ -27,6 +27,7 @@ RUNNABLE: dict[str, tuple[Precision, ...]] = {
     "eager": ("fp32", "fp16", "bf16"),
     "compile": ("fp32", "fp16", "bf16"),
     "torchscript": ("fp32",),
+    "openvino": ("fp32",),
     "pt2": ("fp32",),
     "ort-cpu": ("fp32", "fp16"),
     "ort-cuda": ("fp32", "fp16", "bf16"),
@@ -176,8 +177,8 @@ def choose_runtimes(
 ) -> tuple[list[str], list[LeftOut]]:
     """The runtimes to measure on this machine.
 
-    With none asked for (None or empty): all that this machine can run, except the fake, `pt2`, and, in a
-    quick profile without a GPU, `compile`.
+    With none asked for (None or empty): all that this machine can run, except the fake, `openvino`, `pt2`,
+    and, in a quick profile without a GPU, `compile`.
 
     Raises:
         UsageError: one that was asked for does not exist.
@@ -200,6 +201,8 @@ def choose_runtimes(
         elif name == "pt2":
             left_out.append(LeftOut(name, "It runs the same operations as eager.", "--runtime pt2"))
         elif name == "compile" and quick and not gpu:
+        elif name == "openvino":
+            left_out.append(LeftOut(name, "It is here to be compared with.", "--runtime openvino"))
             left_out.append(LeftOut(name, "It compiles for about a minute a model.", "--runtime compile"))
         else:
             chosen.append(name)

@@ -20,6 +20,8 @@ from bbx.benchmarks.gpu import GpuWatch, watch_gpu
 from bbx.benchmarks.journal import Document, write_samples
 from bbx.benchmarks.measure import Measurement, Profile, measure, profile_named
 from bbx.benchmarks.parity import against_reference, measured_path, recorded, worst
+from bbx.benchmarks.readiness import undone_ns
+from bbx.benchmarks.roof import floor_of
 from bbx.benchmarks.verdicts import judge, verdict_of
 from bbx.exporter.verify import Case
 from bbx.models.registry import lowered
@@ -72,12 +74,15 @@ def row_task(request: dict[str, Any]) -> Document:
         bound = runner.bind(cases[0].feeds)
         progress("measure", detail=request["key"])
         measured = measure(bound, runner.device, profile, now=runner.now, between=watch.look)
+        undone = undone_ns(bound, measured.summary.median, now=runner.now)
         # Read before a reference is loaded beside the runner.
         peak = runner.device_bytes() if runner.device == "cuda" else peak_rss_bytes()
         parity = _parity(request, opened, bound, _affordable(cases, measured, profile))
         threads = runner.threads
     write_samples(Path(request["out"]) / request["samples"], measured.samples, measured.warm_up)
-    return _document(request, opened, measured, watch, parity=parity, peak=peak, threads=threads)
+    return _document(
+        request, opened, measured, watch, parity=parity, peak=peak, threads=threads, undone=undone
+    )
 
 
 @contextlib.contextmanager
@@ -167,10 +172,18 @@ def _document(
     parity: dict[str, Any] | None,
     peak: int | None,
     threads: int | None,
+    undone: int,
 ) -> Document:
     device = opened.runner.device
-    unread = essential_unread(describe(), device=device)
-    reasons = judge(measured, parity=parity, throttled=watch.throttled, unread=unread)
+    facts = describe()
+    reasons = judge(
+        measured,
+        parity=parity,
+        throttled=watch.throttled,
+        unread=essential_unread(facts, device=device),
+        floor=floor_of(request, facts, device),
+        undone_ns=undone,
+    )
     summary = asdict(measured.summary)
     runs = summary.pop("n")
     if measured.summary.ci95 is not None:

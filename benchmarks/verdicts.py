@@ -7,30 +7,25 @@ there is none. The judges are pure functions over numbers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
 from bbx.benchmarks.contention import Load
 from bbx.benchmarks.measure import Measurement
+from bbx.benchmarks.reason import VERDICTS, Reason, Verdict, verdict_of
+from bbx.benchmarks.roof import Floor
+from bbx.benchmarks.runner_faults import (
+    SHORTEST_LOAD_S,
+    completion_reasons,
+    first_run_reasons,
+    roofline_reasons,
+    waiting_reasons,
+)
 from bbx.benchmarks.stats import Samples, Summary, two_modes
 from bbx.benchmarks.units import milliseconds
 
-Verdict = Literal[
-    "failed",
-    "parity_failed",
-    "inconsistent",
-    "unknown_environment",
-    "throttled",
-    "contended",
-    "unstable",
-    "not_converged",
-    "valid",
-]
-"""Gravest first. `failed` is a row that has no measurement at all."""
-
-VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+__all__ = ["VERDICTS", "Reason", "Verdict", "judge", "verdict_of"]
 
 CONSISTENT_WITHIN = 0.05
 DRIFT = 0.05
@@ -42,33 +37,8 @@ OTHERS_CORES = 0.10
 CORES_FULL = 0.90
 INVOLUNTARY_PER_S = 60.0
 CLOCK_DROP = 0.90
-SHORTEST_LOAD_S = 0.5
-"""Below this the kernel's counters, which move in steps of 10 ms, say nothing."""
 
 _QUIET = "Stop what else runs on this machine and measure again."
-
-
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """One reason not to believe a number.
-
-    Attributes:
-        text: what was seen, with its numbers.
-        remedy: what to do about it.
-    """
-
-    verdict: Verdict
-    text: str
-    remedy: str
-
-    def to_json(self) -> dict[str, str]:
-        """As the report shows it."""
-        return asdict(self)
-
-
-def verdict_of(reasons: Sequence[Reason]) -> Verdict:
-    """The gravest verdict among the reasons; `valid` when there are none."""
-    return min((reason.verdict for reason in reasons), key=VERDICTS.index, default="valid")
 
 
 def judge(
@@ -77,6 +47,8 @@ def judge(
     parity: dict[str, Any] | None,
     throttled: Sequence[str] = (),
     unread: Sequence[str] = (),
+    floor: Floor | None = None,
+    undone_ns: int = 0,
 ) -> tuple[Reason, ...]:
     """Every reason not to believe a measurement, gravest first.
 
@@ -84,10 +56,15 @@ def judge(
         parity: what the comparison of the answers found, as JSON; None when there was no reference.
         throttled: why the GPU's clocks were held back, in words.
         unread: facts about the environment that could not be read.
+        floor: the least time in which the machine could do the work; None where nobody knows.
+        undone_ns: what a run leaves to whoever reads its answer; see `readiness`.
     """
     reasons = (
         *parity_reasons(parity),
         *consistency_reasons(measured.summary, measured.runs_per_s, measured.clock),
+        *roofline_reasons(measured.summary.median, floor, measured.clock),
+        *completion_reasons(measured.summary.median, undone_ns, measured.clock),
+        *waiting_reasons(measured.load, measured.clock),
         *environment_reasons(unread, measured.load),
         *throttle_reasons(measured.load, throttled),
         *contention_reasons(measured.load),
@@ -194,8 +171,8 @@ def contention_reasons(load: Load) -> list[Reason]:
 
 
 def stability_reasons(samples: Samples) -> list[Reason]:
-    """`unstable` when one number does not describe the trace: it drifts, or it has two modes."""
-    reasons = []
+    """`unstable` when one number does not describe the trace: it begins slowly, drifts, or has two modes."""
+    reasons = first_run_reasons(samples)
     quarters = [float(np.median(part)) for part in np.array_split(samples, 4) if part.size]
     drift = max(quarters) / min(quarters) - 1 if min(quarters) > 0 else 0.0
     if drift > DRIFT and samples.size >= 20:

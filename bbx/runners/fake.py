@@ -7,6 +7,7 @@ through seconds of warm-up in microseconds, and always the same way.
     runner = FakeRunner(inputs, outputs, latency=bimodal(1_000_000, 3_000_000, every=10))
     runner = FakeRunner(inputs, outputs, faults=[Fault(at=100, error=BbxError("the device is gone"))])
     runner = FakeRunner(inputs, outputs, cached=True)      # gives its first answer for ever
+    runner = FakeRunner(inputs, outputs, deferred_ns=900_000)      # returns before its work is done
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ class FakeRunner(Runner):
             of the first feed, so that other feeds give other answers.
         faults: what goes wrong, and when.
         cached: give the first answer for ever, as a runtime does that skips work it was not given again.
+        deferred_ns: work that each inference leaves undone and that whoever reads its answer waits for.
         clock: advanced by each inference; shared between runners that are measured in turns.
         device: what it claims to run on.
         stages: nanoseconds of `h2d`, `enqueue` and `d2h`, for a fake that claims to run on a device.
@@ -101,6 +103,7 @@ class FakeRunner(Runner):
         respond: Respond | None = None,
         faults: Iterable[Fault] = (),
         cached: bool = False,
+        deferred_ns: int = 0,
         clock: VirtualClock | None = None,
         device: str = "cpu",
         stages: Mapping[str, int] | None = None,
@@ -111,6 +114,8 @@ class FakeRunner(Runner):
         self._faults = {fault.at: fault for fault in faults}
         self._cached = cached
         self._answer: Arrays | None = None
+        self._deferred_ns = deferred_ns
+        self._undone_ns = 0
         self._clock = clock or VirtualClock()
         self._open_now = False
         self.calls = 0
@@ -178,11 +183,14 @@ class FakeRunner(Runner):
         fault = self._faults.get(index, Fault(index))
         taken = self._latency(index) + fault.stall_ns
         self._clock.advance(taken)
+        self._undone_ns = self._deferred_ns
         if fault.error is not None:
             raise fault.error
         return taken
 
     def _answer_to(self, feeds: Feeds) -> Arrays:
+        self._clock.advance(self._undone_ns)
+        self._undone_ns = 0
         if self._answer is None or not self._cached:
             self._answer = self._respond(feeds)
         return {name: np.array(value) for name, value in self._answer.items()}

@@ -74,6 +74,7 @@ RUNTIMES: dict[str, Runtime] = {
         Runtime("torchscript", "torchscript", "any", False, "TorchScript, frozen"),
         Runtime("pt2", "pt2", "any", False, "a torch.export program"),
         Runtime("ort-cpu", "onnx", "cpu", False, "ONNX Runtime on the CPU"),
+        Runtime("openvino", "onnx", "cpu", False, "OpenVINO on the CPU"),
         Runtime("ort-cuda", "onnx", "cuda", False, "ONNX Runtime on CUDA"),
         Runtime("tensorrt", "engine", "cuda", True, "TensorRT"),
         Runtime("rtx", "engine", "cuda", True, "TensorRT for RTX"),
@@ -166,6 +167,7 @@ _CHECKS: dict[str, tuple[_Check, ...]] = {
     "torchscript": (_needs("torch"),),
     "pt2": (_needs("torch"),),
     "ort-cpu": (_needs("onnxruntime"),),
+    "openvino": (_needs("openvino"),),
     "ort-cuda": (_needs("onnxruntime"), _needs_cuda_provider, _needs("cuda"), _needs_gpu),
     "tensorrt": (_needs("tensorrt"), _needs("cuda"), _needs_gpu),
     "rtx": (_needs("tensorrt_rtx"), _needs("cuda"), _needs_recent_gpu),
@@ -264,6 +266,10 @@ def _file_runner(runtime: str, path: Path, threads: int | None, trust: bool, cud
         from bbx.runners.ort import OrtRunner
 
         return OrtRunner(path, provider="cpu" if runtime == "ort-cpu" else "cuda", threads=threads)
+    if runtime == "openvino":
+        from bbx.runners.openvino import OpenvinoRunner
+
+        return OpenvinoRunner(path, threads=threads)
     from bbx.runners.trt import TrtRunner
 
     flavor: Flavor = "tensorrt" if runtime == "tensorrt" else "rtx"
