@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import json
-import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ _ROOT = Path(__file__).parent.parent
 _NETWORK = ("convolutions", "matrix products")
 """Parts of a detector's graph that are the network proper. In `static`, suppression adds to the second."""
 
-_RESULTS = _ROOT / "docs" / "results"
+RESULTS = _ROOT / "docs" / "results"
 """Measurements that are committed, each written by a command of the `Makefile`."""
 
 
@@ -60,7 +59,7 @@ def preset_table(task: Task | None = None) -> str:
     families: dict[str, list[str]] = {}
     for preset in found:
         families.setdefault(preset.family, []).append(f"`{preset.name}`")
-    return _table(
+    return table(
         (f"family ({len(found)} presets)", "names"),
         ([family, " ".join(names)] for family, names in families.items()),
     )
@@ -77,7 +76,7 @@ def detector_table() -> str:
         # SSD and SSDlite are one family with two sets of numbers.
         name = f"`{preset.name}`" if preset.family == "SSD" else preset.family
         rows[name] = [name, *thresholds, *numbers]
-    return _table(
+    return table(
         ("", "`--score-threshold`", "`--iou-threshold`", "`--candidates` (K)", "`--detections` (D)"),
         rows.values(),
     )
@@ -85,7 +84,7 @@ def detector_table() -> str:
 
 def runtime_table() -> str:
     """Every runtime, with what it takes and the precisions that `bbx bench` can give it."""
-    return _table(
+    return table(
         ("runtime", "what it is", "takes", "device", "precisions"),
         (
             [
@@ -102,7 +101,7 @@ def runtime_table() -> str:
 
 def tolerance_table() -> str:
     """How far an output may be from its reference, by precision of the artefact."""
-    return _table(
+    return table(
         ("precision", "relative L2 at most", "cosine at least"),
         (
             [precision, f"{allowed.rel_l2:g}", f"{allowed.cosine:g}"]
@@ -113,7 +112,7 @@ def tolerance_table() -> str:
 
 def detection_tolerance_table() -> str:
     """How far detections may be from their reference, by precision of the artefact."""
-    return _table(
+    return table(
         ("precision", "IoU at least", "scores within", "matched at least", "extra at most"),
         (
             [
@@ -130,11 +129,11 @@ def detection_tolerance_table() -> str:
 
 def dense_table() -> str:
     """What became of every detector and segmenter: written by `make coverage`."""
-    file = _RESULTS / "dense.json"
+    file = RESULTS / "dense.json"
     if not file.exists():
         return "Not measured yet: `make coverage` writes the figures.\n"
     rows = json.loads(file.read_text())
-    return _table(
+    return table(
         ("model", "ONNX", "ONNX, `static`", "engine FP32", "engine FP16", "parity of FP16"),
         (
             [
@@ -159,58 +158,15 @@ def _form(found: dict[str, Any] | None) -> str:
     return f"{found['parity']}, {found['rel_l2']:.1e}" if found.get("rel_l2") else found["parity"]
 
 
-def int8_table() -> str:
-    """What quantising gave on networks with real weights, side by side."""
-    path = _RESULTS / "int8.json"
-    if not path.is_file():
-        return "Not measured yet: `python tests/performance/int8.py accuracy`\n"
-    rows = [
-        (
-            row["model"],
-            row["way"],
-            f"{row['quantised']} of {row['layers']}",
-            f"{row['agreement']:.1%}",
-            f"{row['rel_l2']:.3f}",
-        )
-        for row in json.loads(path.read_text())
-    ]
-    head = ("network", "way", "layers in INT8", "top-1 agreement", "relative L2 of the logits")
-    return _table(head, rows) + (
-        "\n96 calibration crops of photographs, judged on 256 others against FP32; "
-        "`python tests/performance/int8.py accuracy`.\n"
-    )
-
-
-def calibration_cost() -> str:
-    """What collecting ranges costs on a ResNet-50: medians over the rounds of a committed run."""
-    path = _RESULTS / "calibration.json"
-    if not path.is_file():
-        return "Not measured yet: `python tests/performance/int8.py cost`\n"
-    rows = json.loads(path.read_text())
-    plain = statistics.median(row["seconds"] for row in rows if row["way"] == "inference")
-    images = next(row["images"] for row in rows if row["way"] == "inference")
-    table = []
-    for way, count in dict.fromkeys((row["way"], row["images"]) for row in rows):
-        same = [row for row in rows if (row["way"], row["images"]) == (way, count)]
-        seconds = statistics.median(row["seconds"] for row in same)
-        peak = statistics.median(row["peak_rss_bytes"] for row in same)
-        ratio = seconds / (plain * count / images)
-        table.append((way, str(count), f"{ratio:.1f}", f"{peak / 1e6:,.0f} MB"))
-    head = ("what", "images", "time, inference alone is 1", "peak memory of the process")
-    return _table(head, table) + (
-        "\nResNet-50 at 224, entropy, by turns; `python tests/performance/int8.py cost`.\n"
-    )
-
-
 def detectors_tables() -> str:
     """Faster R-CNN side by side, as a whole and by part: written by `make detectors`."""
-    file = _RESULTS / "detectors.json"
+    file = RESULTS / "detectors.json"
     if not file.exists():
         return "Not measured yet: `make detectors` writes the figures.\n"
     found = json.loads(file.read_text())
     batches = [key for key in found if key.startswith("batch ")]
     titles = list(dict.fromkeys(title for batch in batches for title in found[batch]))
-    whole = _table(
+    whole = table(
         ("", "nodes", *(f"seconds an image, {batch}" for batch in batches)),
         (
             [
@@ -240,7 +196,7 @@ def _parts_table(batch: str, rows: dict[str, Any]) -> str:
     graphs = {title: row["parts"] for title, row in rows.items() if "parts" in row}
     parts = sorted({part for of_graph in graphs.values() for part in of_graph}, key=_network_first)
     rest = [_part(_sum(of_graph)) for of_graph in graphs.values()]
-    return _table(
+    return table(
         (f"{batch}: seconds an inference (nodes run)", *graphs),
         [
             *([part, *(_part(of_graph.get(part)) for of_graph in graphs.values())] for part in parts),
@@ -266,7 +222,7 @@ def _part(found: dict[str, Any] | None) -> str:
 
 def profile_table() -> str:
     """How long each profile of `bbx bench` measures a row."""
-    return _table(
+    return table(
         ("profile", "at least", "at most", "warm-up at most", "waits for", "median known within"),
         (
             [
@@ -291,6 +247,7 @@ def source(path: str, name: str) -> str:
     raise LookupError(f"{path} defines no {name}")
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)

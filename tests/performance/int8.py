@@ -61,7 +61,7 @@ def accuracy_rows(path: Path, folder: Path, modelopt: str | None) -> Iterator[di
     reference = answers(model, evaluation)
     for way, quantised, seconds in _ways(model, path, folder, calibration, modelopt):
         row = {"model": path.stem, "way": way, "seconds": round(seconds, 1)}
-        yield row | scores(reference, answers(quantised, evaluation)) | _counts(quantised)
+        yield row | scores(reference, answers(quantised, evaluation)) | counts(quantised)
 
 
 def _ways(
@@ -76,7 +76,7 @@ def _ways(
     for method in ORT_METHODS:
         began = time.perf_counter()
         out = folder / f"ort-{method}.onnx"
-        _by_onnxruntime(path, out, method, iter(batches(name, calibration)()))
+        by_onnxruntime(path, out, method, iter(batches(name, calibration)()))
         yield f"onnxruntime {method}", onnx.load(out), time.perf_counter() - began
     if modelopt is None:
         return
@@ -89,7 +89,7 @@ def _ways(
         yield f"modelopt {method}", onnx.load(out), time.perf_counter() - began
 
 
-def _by_onnxruntime(source: Path, out: Path, method: str, feeds: Iterator[Mapping[str, Any]]) -> None:
+def by_onnxruntime(source: Path, out: Path, method: str, feeds: Iterator[Mapping[str, Any]]) -> None:
     from onnxruntime.quantization import (
         CalibrationDataReader,
         CalibrationMethod,
@@ -117,7 +117,7 @@ def _by_onnxruntime(source: Path, out: Path, method: str, feeds: Iterator[Mappin
     )
 
 
-def _counts(model: onnx.ModelProto) -> dict[str, int]:
+def counts(model: onnx.ModelProto) -> dict[str, int]:
     """How many convolutions and matrix products read a dequantised weight, of how many."""
     restored = {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
     layers = [n for n in model.graph.node if n.op_type in ("Conv", "Gemm", "MatMul")]
@@ -160,7 +160,7 @@ def cost_task(way: str, count: int, path: str) -> dict[str, Any]:
             threshold(histogram, "entropy")
     else:
         with tempfile.TemporaryDirectory() as folder:
-            _by_onnxruntime(Path(path), Path(folder) / "out.onnx", "Entropy", noise(count))
+            by_onnxruntime(Path(path), Path(folder) / "out.onnx", "Entropy", noise(count))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"way": way, "images": count, "seconds": time.perf_counter() - began, "peak_rss_bytes": peak}
 

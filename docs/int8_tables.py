@@ -1,0 +1,145 @@
+"""Tables of what eight bits cost and gave, from the committed results; used as `docs/generate.py` is."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from typing import Any
+
+from generate import RESULTS, table
+
+from bbx.models.registry import presets
+
+
+def int8_table() -> str:
+    """What quantising gave on networks with real weights, side by side."""
+    path = RESULTS / "int8.json"
+    if not path.is_file():
+        return "Not measured yet: `python tests/performance/int8.py accuracy`\n"
+    rows = [
+        (
+            row["model"],
+            row["way"],
+            f"{row['quantised']} of {row['layers']}",
+            f"{row['agreement']:.1%}",
+            f"{row['rel_l2']:.3f}",
+        )
+        for row in json.loads(path.read_text())
+    ]
+    head = ("network", "way", "layers in INT8", "top-1 agreement", "relative L2 of the logits")
+    return table(head, rows) + (
+        "\n96 calibration crops of photographs, judged on 256 others against FP32; "
+        "`python tests/performance/int8.py accuracy`.\n"
+    )
+
+
+def digits_table() -> str:
+    """What quantising cost networks that learnt digits, side by side."""
+    path = RESULTS / "int8_digits.json"
+    if not path.is_file():
+        return "Not measured yet: `python tests/performance/int8_digits.py`\n"
+    found = json.loads(path.read_text())
+    plain = {row["model"]: row["right"] for row in found if row["way"] == "FP32"}
+    rows = [
+        (
+            row["model"],
+            row["way"],
+            "–" if row["way"] == "FP32" else f"{row['quantised']} of {row['layers']}",
+            f"{row['right'] / row['of']:.2%}",
+            "–" if row["way"] == "FP32" else f"{100 * (row['right'] - plain[row['model']]) / row['of']:+.2f}",
+        )
+        for row in found
+    ]
+    head = ("network", "way", "layers in INT8", "top-1", "points")
+    return table(head, rows) + (
+        f"\n{found[0]['of']} unseen digits; `python tests/performance/int8_digits.py`.\n"
+    )
+
+
+def scenes_table() -> str:
+    """What quantising cost detectors and a segmenter that learnt scenes of digits."""
+    path = RESULTS / "int8_scenes.json"
+    if not path.is_file():
+        return "Not measured yet: `python -m tests.performance.int8_scenes`\n"
+    rows = [
+        (
+            f"`{row['model']}`",
+            row["metric"],
+            f"{row['quantised']} of {row['quantised'] + row['kept']}",
+            f"{row['fp32']:.4f}",
+            f"{row['int8']:.4f}",
+            f"{100 * (row['int8'] - row['fp32']):+.2f}",
+        )
+        for row in json.loads(path.read_text())
+    ]
+    head = ("network", "metric", "layers in INT8", "FP32", "INT8", "points")
+    return table(head, rows) + (
+        "\nCalibrated on 48 scenes of the training part, judged on 48 unseen ones; "
+        "`python -m tests.performance.int8_scenes`.\n"
+    )
+
+
+def presets_int8_table() -> str:
+    """What became of each preset in eight bits."""
+    path = RESULTS / "presets_int8.json"
+    if not path.is_file():
+        return "Not measured yet: `python tests/performance/presets_int8.py`\n"
+    rows = json.loads(path.read_text())
+    engines = ("int8 engine", "int8+fp16 engine", "fp8 engine")
+    missing = [f"`{each.name}`" for each in presets() if each.name not in {row["model"] for row in rows}]
+    found = table(
+        ("preset", "weights", "in INT8", "INT8", "stages", "FP8", *engines, "seconds"),
+        (
+            [
+                f"`{row['model']}`",
+                row.get("int8", {}).get("weights", "–"),
+                _layers(row.get("int8", {})),
+                *(_verdict(row.get(what)) for what in ("int8", "stages", "fp8", *engines)),
+                f"{sum(part['seconds'] for part in row.values() if isinstance(part, dict)):.0f}"
+                + (f", stopped {row['stopped']}" if "stopped" in row else ""),
+            ]
+            for row in rows
+        ),
+    )
+    if not missing:
+        return found
+    return f"{found}\nNot reached yet: {', '.join(missing)}.\n"
+
+
+def _layers(found: dict[str, Any]) -> str:
+    """How many layers are in eight bits, of how many."""
+    return f"{found['quantised']} of {found['quantised'] + found['kept']}" if "quantised" in found else "–"
+
+
+def _verdict(found: dict[str, Any] | None) -> str:
+    """A verdict, and for engines the share of weight bytes in eight bits."""
+    if found is None:
+        return "–"
+    weights = found.get("weight_bytes")
+    if not weights or not sum(weights.values()):
+        return str(found["verdict"])
+    share = sum(size for kind, size in weights.items() if kind.lower() in ("int8", "fp8")) / sum(
+        weights.values()
+    )
+    return f"{found['verdict']}, {share:.0%}"
+
+
+def calibration_cost() -> str:
+    """What collecting ranges costs on a ResNet-50: medians over the rounds of a committed run."""
+    path = RESULTS / "calibration.json"
+    if not path.is_file():
+        return "Not measured yet: `python tests/performance/int8.py cost`\n"
+    rows = json.loads(path.read_text())
+    plain = statistics.median(row["seconds"] for row in rows if row["way"] == "inference")
+    images = next(row["images"] for row in rows if row["way"] == "inference")
+    medians = []
+    for way, count in dict.fromkeys((row["way"], row["images"]) for row in rows):
+        same = [row for row in rows if (row["way"], row["images"]) == (way, count)]
+        seconds = statistics.median(row["seconds"] for row in same)
+        peak = statistics.median(row["peak_rss_bytes"] for row in same)
+        ratio = seconds / (plain * count / images)
+        medians.append((way, str(count), f"{ratio:.1f}", f"{peak / 1e6:,.0f} MB"))
+    head = ("what", "images", "time, inference alone is 1", "peak memory of the process")
+    return table(head, medians) + (
+        "\nResNet-50 at 224, entropy, by turns; `python tests/performance/int8.py cost`.\n"
+    )
