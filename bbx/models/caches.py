@@ -65,7 +65,7 @@ def weights_at_hand(name: str, backbone: str | None = None) -> list[str]:
 
 
 def _at_hand(target: Preset | Prefixed) -> list[str]:
-    architecture = target.architecture.partition(".")[0]
+    architecture = target.weights_source.partition(":")[2].partition(".")[0]
     found = [path.name for path in torch_checkpoints().glob(f"{architecture}*")]
     found += [path.name for path in hugging_face_hub().glob(f"models--*--{architecture}*")]
     if isinstance(target, Preset) and target.weights_package and lazy.installed(target.weights_package):

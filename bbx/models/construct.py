@@ -13,6 +13,7 @@ from torch import nn
 
 from bbx import lazy
 from bbx.errors import ModelError
+from bbx.models import classic
 from bbx.models.pretrained import timm_config, torchvision_weights
 from bbx.models.spec import ModelSpec, Prefixed, Preset, size_text
 from bbx.types import Preprocess
@@ -42,7 +43,7 @@ def sized(preprocess: Preprocess, spec: ModelSpec) -> Preprocess:
 def construct(
     target: Preset | Prefixed, spec: ModelSpec, checkpoint: Path | None = None
 ) -> tuple[nn.Module, Preprocess]:
-    """Build a model of torchvision or timm, with its native head.
+    """Build a classic network, or a model of torchvision or timm, with its native head.
 
     Args:
         checkpoint: pretrained weights for timm to load, which adapts them to the image size; a
@@ -52,6 +53,8 @@ def construct(
         ModelError: no such model, or its library cannot build it at this image size.
         UnavailableError: its library is not installed.
     """
+    if isinstance(target, Preset) and target.library == "bbx":
+        return getattr(classic, target.architecture)(**dict(target.options)), sized(target.preprocess, spec)
     make = _by_timm if target.library == "timm" else _by_torchvision
     module, preprocess = make(target, spec, checkpoint)
     if isinstance(target, Preset):

@@ -89,11 +89,12 @@ def published_weights(target: Preset | Prefixed) -> Published | None:
         ModelError: the library has no such model.
         WeightsError: the cached file is damaged.
     """
-    match target.library:
+    library, _, architecture = target.weights_source.partition(":")
+    match library:
         case "torchvision":
-            return _of_torchvision(target.architecture)
+            return _of_torchvision(architecture)
         case "timm":
-            return _of_timm(target.architecture)
+            return _of_timm(architecture)
         case _:
             return None
 

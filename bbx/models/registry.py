@@ -12,6 +12,7 @@ from bbx import lazy
 from bbx.errors import ModelError, UsageError, did_you_mean, nearest
 from bbx.models.spec import LIBRARIES, ModelSpec, Prefixed, Preset
 from bbx.models.zoo import PRESETS
+from bbx.models.zoo_classic import CLASSIC
 from bbx.models.zoo_dense import DENSE
 from bbx.types import Task
 
@@ -67,7 +68,7 @@ def resolve(name: str) -> Preset | Prefixed:
     if not colon:
         return preset(name)
     for known in _presets.values():
-        if known.source == name:
+        if name in (known.source, known.published):
             return known
     if prefix in LIBRARIES:
         _require_name(prefix, rest)
@@ -162,5 +163,5 @@ def _defines(library: str, name: str) -> bool:
     )
 
 
-for _entry in (*PRESETS, *DENSE):
+for _entry in (*PRESETS, *CLASSIC, *DENSE):
     register(_entry)

