@@ -56,10 +56,13 @@ class Dataset(ABC):
         task: what `target` gives.
         classes: their names in the network's numbering; of detection and segmentation with the background
             first.
+        named: whether the data itself names them; else they are only numbers, in an order that it does not
+            explain.
     """
 
     task: Task
     classes: tuple[str, ...]
+    named: bool = True
 
     @abstractmethod
     def __len__(self) -> int:
@@ -90,7 +93,7 @@ class Subset(Dataset):
     """Some pictures of a dataset, in an order of their own."""
 
     def __init__(self, whole: Dataset, indices: Sequence[int]) -> None:
-        self.task, self.classes = whole.task, whole.classes
+        self.task, self.classes, self.named = whole.task, whole.classes, whole.named
         self._whole, self._indices = whole, tuple(indices)
 
     def __len__(self) -> int:

@@ -51,6 +51,7 @@ class MaskedImages(Dataset):
             self.classes = tuple(classes or names)
             self._numbers = np.array(numbered(names, classes, named), dtype=np.int64)
         else:
+            self.named = classes is not None
             self.classes = tuple(classes or self._counted())
             self._numbers = np.arange(len(self.classes))
 

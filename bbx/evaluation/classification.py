@@ -103,6 +103,10 @@ class ClassificationTally(Tally[Classification]):
             wrong_to_wrong=int((~was & ~now & moved).sum()),
         )
 
+    def cautions(self) -> list[str]:
+        lost = sum(each.predicted == NO_ANSWER for each in self.looks)
+        return [f"The answers to {lost} images are not numbers, and count as wrong."] if lost else []
+
 
 def _by_bin(values: NDArray[np.float64], confidence: NDArray[np.float64]) -> NDArray[np.float64]:
     """Values [N] in the columns [N, BINS] of their confidence; a bin ends with its upper limit."""

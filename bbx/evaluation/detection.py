@@ -53,9 +53,15 @@ class DetectionTally(Tally[Detection]):
         assert isinstance(result, Detected)
         assert isinstance(target, Boxes)
         real = np.isfinite(result.scores)
-        boxes, scores, labels = (each[real] for each in (result.boxes, result.scores, result.labels))
         # Masks are large, and nothing judges them here.
-        found = replace(result, boxes=boxes, scores=scores, labels=labels, masks=None, keypoints=None)
+        found = replace(
+            result,
+            boxes=result.boxes[real],
+            scores=result.scores[real],
+            labels=result.labels[real],
+            masks=None,
+            keypoints=None,
+        )
         return Detection(target, found)
 
     def result(self) -> Scores:
@@ -105,6 +111,10 @@ class DetectionTally(Tally[Detection]):
         was = np.concatenate([np.zeros(0, np.bool_), *(found_objects(one) for one, _ in pairs)])
         now = np.concatenate([np.zeros(0, np.bool_), *(found_objects(two) for _, two in pairs)])
         return Flips(len(was), int((was & ~now).sum()), int((~was & now).sum()), 0)
+
+    def cautions(self) -> list[str]:
+        full = sum(each.found.saturated for each in self.looks)
+        return [f"A limit of the network was reached on {full} images (saturated)."] if full else []
 
     def _evaluated(self, *, sizes: bool = True) -> Any:
         """faster-coco-eval's evaluation, before its numbers are accumulated.

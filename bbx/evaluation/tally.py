@@ -103,6 +103,10 @@ class Tally(ABC, Generic[Look]):
         """int64 [C, C]: what is judged by its class (row) and the answered class (column); None for boxes."""
         return None
 
+    def cautions(self) -> list[str]:
+        """What is wrong with the answers themselves, whatever was asked; nothing where nothing is."""
+        return []
+
 
 def ratio(above: NDArray[Any] | float, below: NDArray[Any] | float) -> NDArray[np.float64]:
     """Division that gives NaN, silently, where there is nothing to divide by."""

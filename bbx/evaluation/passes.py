@@ -1,0 +1,172 @@
+"""One artefact over all images of a dataset: decoded ahead, computed, judged behind."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bbx import process
+from bbx.datasets import IGNORED, Boxes, Dataset, Target
+from bbx.datasets.files import few
+from bbx.errors import BbxError
+from bbx.evaluation.loading import WORKERS, Batch, Skipped, batches
+from bbx.evaluation.metrics import Tally, tally_of
+from bbx.evaluation.naming import numbers_of
+from bbx.evaluation.subjects import Opened
+from bbx.outputs import Outputs, restore
+
+_BROKEN_PERCENT = 1
+"""Of the images that may be broken; with more, a dataset is not what it was."""
+
+_AHEAD = 2
+"""Batches a thread that are begun before the network has taken them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What came of one artefact on all images.
+
+    Attributes:
+        tally: what it answered, judged.
+        classes: the names of its classes, in its numbering.
+        skipped: images that cannot be decoded.
+        images_per_s: from the first answer on; from the start where there was only one.
+    """
+
+    tally: Tally[Any]
+    classes: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+    images_per_s: float
+
+
+def passed(
+    opened: Opened, dataset: Dataset, *, batch: int, label: str, classes: Sequence[str] | None = None
+) -> Pass:
+    """Run all images of a dataset through an artefact, and judge its answers.
+
+    Args:
+        batch: images at a time, for an artefact that takes any number.
+        label: what to call it while it runs.
+        classes: the network's classes as the data calls them; None for what the artefact says.
+
+    Raises:
+        BbxError: more than 1 % of the images are broken, a label cannot be read, or the classes of the data
+            are not those of the network.
+    """
+    means = opened.postprocess
+    numbers, names = _numbering(opened, dataset, classes)
+    tally = tally_of(dataset.task, len(names))
+
+    def judge(part: Batch, outputs: Outputs) -> list[Any]:
+        results = restore(outputs, opened.preprocess, means, part.sizes)
+        targets = [renumbered(target, numbers) for target in part.targets]
+        return [_looked(tally, *each) for each in zip(part.names, results, targets, strict=True)]
+
+    skipped: list[Skipped] = []
+    with ThreadPoolExecutor(WORKERS) as pool:
+        ahead = _AHEAD * WORKERS
+        waiting: deque[Future[list[Any]]] = deque()
+        clock = _Clock()
+        for part in batches(dataset, opened.preprocess, opened.fixed_batch or batch, pool, ahead=ahead):
+            skipped += part.skipped
+            _require_few_broken(skipped, among=len(dataset))
+            if part.names:
+                waiting.append(pool.submit(judge, part, opened.infer(part.rows)))
+                clock.computed(len(part.names))
+            _collect(tally, waiting, most=ahead)
+            process.progress("evaluate", clock.images / len(dataset), label)
+        _collect(tally, waiting, most=0)
+        rate = clock.images_per_s()
+    return Pass(tally, names, tuple(skipped), rate)
+
+
+def renumbered(target: Target, numbers: NDArray[np.int64]) -> Target:
+    """A target in the numbering of a network.
+
+    Args:
+        numbers: int64 [C], the network's number of each class of the data.
+    """
+    if isinstance(target, Boxes):
+        return replace(target, labels=numbers[target.labels])
+    if isinstance(target, np.ndarray):
+        table = np.full(256, IGNORED, dtype=np.uint8)
+        table[: len(numbers)] = numbers
+        table[IGNORED] = IGNORED
+        return np.asarray(table[target])
+    return int(numbers[target])
+
+
+class _Clock:
+    """Images over time; the first batch, in which a runtime may still set itself up, is not counted."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._begun = self._from = time.perf_counter()
+        self._before = 0
+
+    def computed(self, count: int) -> None:
+        if not self.images:
+            self._from, self._before = time.perf_counter(), count
+        self.images += count
+
+    def images_per_s(self) -> float:
+        end = time.perf_counter()
+        if self.images == self._before:
+            return self.images / (end - self._begun)
+        return (self.images - self._before) / (end - self._from)
+
+
+def _numbering(
+    opened: Opened, dataset: Dataset, classes: Sequence[str] | None
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """The network's number of each class of the data, and its own names, or the data's where it has none."""
+    means = opened.postprocess
+    count = means.num_classes
+    if means.task != dataset.task:
+        raise BbxError(f"The network is for {means.task}, and the data for {dataset.task}.")
+    if count is None:
+        raise BbxError("The network gives features and no classes.", hint="Export it with a head.")
+    if classes is not None and len(classes) != count:
+        raise BbxError(f"--classes names {len(classes)} classes, and the network has {count}.")
+    known = classes or means.classes
+    if not dataset.named and len(dataset.classes) <= count:
+        numbers = np.arange(len(dataset.classes))  # numbers without names can only be the network's
+    else:
+        numbers = numbers_of(dataset.classes, known, count)
+    names = list(known or map(str, range(count)))
+    if known is None and dataset.named:
+        for number, name in zip(numbers, dataset.classes, strict=True):
+            names[number] = name
+    return numbers, tuple(names)
+
+
+def _looked(tally: Tally[Any], name: str, result: Any, target: Target) -> Any:
+    try:
+        return tally.look(result, target)
+    except BbxError as error:
+        raise BbxError(f"{name}: {error.message}", hint=error.hint) from error
+
+
+def _collect(tally: Tally[Any], waiting: deque[Future[list[Any]]], *, most: int) -> None:
+    """Add what is judged, in the order of the images, until at most so many batches wait."""
+    while len(waiting) > most:
+        for look in waiting.popleft().result():
+            tally.add(look)
+
+
+def _require_few_broken(skipped: Sequence[Skipped], *, among: int) -> None:
+    if len(skipped) * 100 <= among * _BROKEN_PERCENT:
+        return
+    reasons = [each.reason.rstrip(".") for each in skipped]
+    raise BbxError(
+        f"{len(skipped)} images of {among} cannot be decoded, and at most {_BROKEN_PERCENT} % may be: "
+        f"{few(reasons)}.",
+        hint="Remove or replace them.",
+    )
