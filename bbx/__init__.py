@@ -9,9 +9,11 @@
     bbx.build_engine("resnet50", precision="fp16")     # an engine and its precision proof
     bbx.parity("resnet50.int8.onnx")                   # every stage from torch to the artefact
     bbx.bisect("resnet50.int8.onnx")                   # the nodes that lose it, and the graph without them
+    bbx.evaluate(["a.onnx", "b.onnx"], "pets/test")    # task metrics side by side, with intervals and flips
     bbx.bench(["resnet50"], runtimes=["ort-cpu"])      # measurements with verdicts
     bbx.compare("old.onnx", "new.onnx")                # faster, slower, same, or not known
     bbx.report(["run-1", "run-2"], out="merged")       # several runs in one report
+    bbx.train("resnet50", data="pets/")                # a head for the classes at hand, and its checkpoint
     bbx.preprocess(["cat.jpg"], "resnet50.onnx")       # images to an artefact's input, by its manifest
     bbx.postprocess(outputs, "resnet50.onnx", sizes)   # its outputs to labels, boxes or masks of the images
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from bbx.benchmarks.reports import report
     from bbx.by_manifest import postprocess, preprocess
     from bbx.costs.summary import summary
+    from bbx.train_api import train
+    from bbx.evaluate_api import evaluate
     from bbx.verify_api import bisect, parity
 
 __all__ = [
@@ -40,6 +44,7 @@ __all__ = [
     "build",
     "build_engine",
     "compare",
+    "evaluate",
     "export",
     "parity",
     "postprocess",
@@ -47,16 +52,19 @@ __all__ = [
     "quantize",
     "report",
     "summary",
+    "train",
 ]
 
 _HOMES = {
     "compare": "bbx.benchmarks.compare",
     "bisect": "bbx.verify_api",
+    "evaluate": "bbx.evaluate_api",
     "parity": "bbx.verify_api",
     "postprocess": "bbx.by_manifest",
     "preprocess": "bbx.by_manifest",
     "report": "bbx.benchmarks.reports",
     "summary": "bbx.costs.summary",
+    "train": "bbx.train_api",
 }
 """Where the names are that are not in `bbx.api`."""
 

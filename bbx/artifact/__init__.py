@@ -26,7 +26,7 @@ from bbx.artifact.manifest import (
     specs_to_json,
 )
 from bbx.artifact.onnx_files import check_external_data, checked_graph
-from bbx.artifact.staging import commit, disk_errors, locked, out_path, staged, staging_folders
+from bbx.artifact.staging import commit, disk_errors, locked, out_path, staged, staging_folders, write_whole
 from bbx.artifact.trust import require_trust
 
 __all__ = [
@@ -57,4 +57,5 @@ __all__ = [
     "staging_folders",
     "state_folder",
     "tool_versions",
+    "write_whole",
 ]

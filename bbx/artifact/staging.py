@@ -128,6 +128,20 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that its readers see the old one, the new one or none, whatever happens.
+
+    Raises:
+        ArtifactError, ExhaustedError: as `disk_errors`.
+    """
+    with staged(path) as staging:
+        new = staging / path.name
+        new.write_bytes(content)
+        _flush(new)
+        new.replace(path)
+        _flush(path.parent)
+
+
 def commit(staging: Path, path: Path, manifest: Manifest) -> None:
     """Move what was staged to its place: external data, then the file, then the manifest.
 

@@ -15,12 +15,14 @@ from bbx.cli import (
     build_trt,
     compare,
     doctor,
+    eval,
     export,
     models,
     parity,
     quantize,
     report,
     summary,
+    train,
 )
 from bbx.cli.output import print_failure
 from bbx.errors import BbxError, Cancelled, ExhaustedError, UsageError
@@ -41,6 +43,8 @@ app.command("build-trt")(build_trt.build_trt)
 app.command("quantize")(quantize.quantize)
 app.command("parity")(parity.parity)
 app.command("bisect")(bisect.bisect)
+app.command("eval")(eval.evaluate)
+app.command("train")(train.train)
 app.command("bench")(bench.bench)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)

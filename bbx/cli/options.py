@@ -203,15 +203,15 @@ _GROUPS: dict[str, Callable[..., None]] = {
 
 
 def with_options(
-    *groups: Literal["model", "graph", "calibration"],
+    *groups: Literal["model", "graph", "calibration"] | Callable[..., None],
 ) -> Callable[[Callable[..., R]], Callable[..., R]]:
-    """Give a command the options of these groups, before those from `out` on.
+    """Give a command the options of these groups, or of functions like them, before those from `out` on.
 
     The command takes them as `options`: a dictionary as `bbx.api` wants it, enumerations as their values.
     """
 
     def decorate(command: Callable[..., R]) -> Callable[..., R]:
-        shared = [parameter for group in groups for parameter in _parameters(_GROUPS[group])]
+        shared = [p for each in groups for p in _parameters(_GROUPS[each] if isinstance(each, str) else each)]
         own = [parameter for parameter in _parameters(command) if parameter.name != "options"]
         split = next((i for i, parameter in enumerate(own) if parameter.name in _LAST), len(own))
 

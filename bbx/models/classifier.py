@@ -44,8 +44,8 @@ def from_factory(target: Prefixed, spec: ModelSpec) -> Parts:
         notes = (f"weights as the factory made them, from seed {spec.seed}",)
         return Parts(module, preprocess, outputs, None, "random", notes, head=path)
     choice = choose(spec, target)
-    notes = load_file(module, choice, None)
-    return Parts(module, preprocess, outputs, None, choice.origin, notes, head=path)
+    loaded = load_file(module, choice, None)
+    return Parts(module, preprocess, outputs, None, choice.origin, loaded, head=path)
 
 
 def from_library(target: Preset | Prefixed, spec: ModelSpec, *, to_learn: bool = False) -> Parts:
