@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bbx import process
-from bbx.errors import UsageError
+from bbx.errors import BbxError, UsageError
 from bbx.evaluation.subjects import subjects_named
 from bbx.making import SPEC_DEFAULTS, command_line
 
@@ -104,3 +105,82 @@ def evaluate(
 def _options(shown: dict[str, Any]) -> str:
     """What stands behind the names in a command line."""
     return command_line("eval", "", shown, _DEFAULTS).removeprefix("bbx eval ''")
+
+
+STANDARD_INPUT = "standard input"
+"""What a picture is called that came without a name."""
+
+
+def predict(
+    artefact: str | Path,
+    images: Sequence[str | Path | bytes],
+    *,
+    runtime: str | None = None,
+    classes: str | Path | None = None,
+    top: int = 5,
+    min_score: float = 0.5,
+    batch: int = 1,
+    threads: int | None = None,
+    trust: bool = False,
+    out: Path | str | None = None,
+    listener: process.Listener = process.silent,
+    **spec_options: Any,
+) -> dict[str, Any]:
+    """Look at pictures with a model or an artefact.
+
+    Args:
+        artefact: as for `evaluate`.
+        images: files, folders of them, or the bytes of a file.
+        runtime: what runs it; by default what suits it best.
+        classes: a file with names for the network's classes, one a line, in its numbering.
+        top: labels of a classified picture.
+        min_score: detections of a lower score are not reported.
+        batch: pictures at a time, for what takes any number.
+        threads: inside an operation, on a CPU.
+        trust: load a program that bbx did not make here.
+        out: a folder for the pictures with what was found drawn on them.
+        listener: hears progress and warnings.
+        **spec_options: of a preset; see `ModelSpec`.
+
+    Returns:
+        The document of `bbx predict --json`; a picture that cannot be decoded has an `error`.
+
+    Raises:
+        UnavailableError: this machine cannot run it.
+        BbxError: there are no pictures, or none can be decoded.
+    """
+    (subject,) = subjects_named([str(artefact)], [] if runtime is None else [runtime], spec_options)
+    with tempfile.TemporaryDirectory(prefix="bbx-predict-") as folder:
+        request = {
+            "subject": subject.to_request(),
+            "images": _listed(images, Path(folder)),
+            "classes": None if classes is None else str(classes),
+            "top": top,
+            "min_score": min_score,
+            "batch": batch,
+            "threads": threads,
+            "trust": trust,
+            "out": None if out is None else str(out),
+        }
+        return process.run_task("bbx.evaluation.predicting:predict_task", request, listener=listener)
+
+
+def _listed(images: Sequence[str | Path | bytes], folder: Path) -> list[dict[str, str]]:
+    """The name and the file of every picture; bytes are written into `folder`."""
+    from bbx.images import image_files
+
+    listed = []
+    for number, each in enumerate(images):
+        if isinstance(each, bytes):
+            path = folder / str(number)
+            path.write_bytes(each)
+            listed.append({"name": STANDARD_INPUT, "path": str(path)})
+            continue
+        path = Path(each)
+        if not path.exists():
+            raise BbxError(f"There is no image {path}.")
+        files = image_files(path) if path.is_dir() else [path]
+        listed += [{"name": str(file), "path": str(file)} for file in files]
+    if not listed:
+        raise UsageError("No picture is named.", hint="Type: bbx predict ARTIFACT IMAGE")
+    return listed
