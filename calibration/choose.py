@@ -19,7 +19,6 @@ from bbx.calibration.placement import Placement, Role, place
 from bbx.calibration.sessions import session
 from bbx.calibration.thresholds import CANDIDATES, Method, scale_of, threshold
 from bbx.calibration.to_qdq import EightBit, QuantisedWeight, qdq_from_onnx
-from bbx.exporter.parts import giving
 from bbx.process import progress
 
 GAIN = 0.2
@@ -95,7 +94,7 @@ def choose_methods(
     graph = qdq_from_onnx(lab.source, placement, start, lab.weights, lab.kind)
     names = _scales_as_inputs(graph, placement.activations)
     trials: list[Trial] = []
-    with session(giving(graph, lab.judge.names), "a choice of methods", exact=True) as opened:
+    with session(lab.judge.part_of(graph), "a choice of methods", exact=True) as opened:
 
         def error(tried: Mapping[str, Method]) -> float:
             given = {

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from bbx.calibration.sessions import session
-from bbx.exporter.heads import unsorted_heads
+from bbx.exporter.heads import SORTING, decisions_before, heads_of
 from bbx.exporter.onnx_graph import FLOAT, tensor_infos
 from bbx.exporter.parts import giving
+from bbx.exporter.verify import Case, Parity, Tolerance, compare
 
 Feeds = Mapping[str, NDArray[np.generic]]
 Batches = Callable[[], Iterable[Feeds]]
@@ -24,15 +25,19 @@ def judged_tensors(model: ModelProto) -> tuple[str, ...]:
 
     A detector's heads, before boxes are sorted; the scores behind labels; every other float output.
     """
-    heads = unsorted_heads(model)
+    heads = heads_of(model)
     if heads:
         return heads
     infos = tensor_infos(model)
     makers = {name: node for node in model.graph.node for name in node.output}
+
+    def is_number(name: str) -> bool:
+        return name in infos and infos[name].elem_type == FLOAT and makers[name].op_type not in SORTING
+
     found: dict[str, None] = {}
     for output in model.graph.output:
         name = output.name
-        while name in makers and (name not in infos or infos[name].elem_type != FLOAT):
+        while name in makers and not is_number(name):
             name = makers[name].input[0]
         if name in makers:
             found[name] = None
@@ -43,15 +48,49 @@ def judged_tensors(model: ModelProto) -> tuple[str, ...]:
 class Judge:
     """Compares graphs with a reference graph on the same images.
 
+    Where a network looks again at what it chose itself, as the second stage of a detector does, every graph
+    is given the reference's choice; else no number of one would be the answer to what the other was asked.
+
     Attributes:
         names: tensors that are compared.
+        shares: of each in the square of the distance; they add up to 1.
+        decisions: tensors that every graph is given.
         batches: of the images.
+        chosen: the reference's decisions for each batch.
         reference: what the reference graph gives for each batch.
     """
 
     names: tuple[str, ...]
+    shares: tuple[float, ...]
+    decisions: tuple[str, ...]
     batches: Batches
+    chosen: tuple[Feeds, ...]
     reference: tuple[Sequence[NDArray[np.float32]], ...]
+
+    def part_of(self, model: ModelProto) -> ModelProto:
+        """What of a graph has to run: from the images and the decisions to the tensors that are compared."""
+        return giving(model, self.names, given=self.decisions)
+
+    def parity(self, model: ModelProto, tolerance: Tolerance, *, against: str) -> Parity:
+        """The compared tensors one by one.
+
+        Args:
+            against: what the reference is, for the report.
+
+        Raises:
+            BbxError: ONNX Runtime cannot run the graph.
+        """
+        cases = [
+            Case(len(next(iter(batch.values()))), "held-out images", {**batch, **chosen})
+            for batch, chosen in zip(self.batches(), self.chosen, strict=True)
+        ]
+        references = [dict(zip(self.names, wanted, strict=True)) for wanted in self.reference]
+        with session(self.part_of(model), "a comparison", exact=True) as opened:
+
+            def infer(feeds: Feeds) -> dict[str, NDArray[np.generic]]:
+                return dict(zip(self.names, opened.run(feeds), strict=True))
+
+            return compare(cases, references, infer, tolerance, against=against)
 
     def error(self, model: ModelProto, feeds: Feeds | None = None) -> float:
         """Relative L2 distance of a graph's answers, as the root of the mean square over the tensors.
@@ -59,28 +98,51 @@ class Judge:
         Args:
             feeds: further inputs of the graph, the same for every batch.
         """
-        with session(giving(model, self.names), "a trial", exact=True) as opened:
+        with session(self.part_of(model), "a trial", exact=True) as opened:
             return self.error_of(lambda batch: opened.run({**batch, **(feeds or {})}))
 
     def error_of(self, infer: Callable[[Feeds], Sequence[NDArray[np.generic]]]) -> float:
-        """As `error`, of anything that answers in the order of `names`."""
+        """As `error`, of anything that takes images and decisions and answers in the order of `names`."""
         apart = np.zeros(len(self.names))
         size = np.zeros(len(self.names))
-        for batch, wanted in zip(self.batches(), self.reference, strict=True):
-            for index, (want, got) in enumerate(zip(wanted, infer(batch), strict=True)):
+        for batch, chosen, wanted in zip(self.batches(), self.chosen, self.reference, strict=True):
+            for index, (want, got) in enumerate(zip(wanted, infer({**batch, **chosen}), strict=True)):
                 exact = want.astype(np.float64)
                 apart[index] += np.sum((got.astype(np.float64) - exact) ** 2)
                 size[index] += np.sum(exact**2)
-        return float(np.sqrt(np.mean(apart / np.maximum(size, np.finfo(np.float64).tiny))))
+        return float(np.sqrt(np.sum(self.shares * apart / np.maximum(size, np.finfo(np.float64).tiny))))
 
 
 def judge_by(model: ModelProto, batches: Batches) -> Judge:
     """A judge whose reference is this graph.
 
+    Tensors before any decision count for a half where there are others, and the others for the other half: a
+    first stage has heads at every level of its pyramid, and a second stage has one of each kind.
+
     Raises:
         BbxError: ONNX Runtime cannot run it.
     """
     names = judged_tensors(model)
-    with session(giving(model, names), "the reference of a trial", exact=True) as opened:
-        answers = tuple([np.asarray(each) for each in opened.run(batch)] for batch in batches())
-    return Judge(names, batches, answers)
+    before = decisions_before(model, names)
+    decisions = tuple(dict.fromkeys(name for found in before.values() for name in found))
+    chosen: list[Feeds] = []
+    answers = []
+    with session(giving(model, (*names, *decisions)), "the reference of a trial", exact=True) as opened:
+        for batch in batches():
+            given = opened.run(batch)
+            answers.append([np.asarray(each) for each in given[: len(names)]])
+            chosen.append(dict(zip(decisions, given[len(names) :], strict=True)))
+    return Judge(
+        names,
+        _shares([bool(before[name]) for name in names]),
+        decisions,
+        batches,
+        tuple(chosen),
+        tuple(answers),
+    )
+
+
+def _shares(decided: Sequence[bool]) -> tuple[float, ...]:
+    """Of each tensor in the whole, by whether a decision stands before it."""
+    kinds = len(set(decided))
+    return tuple(1 / (kinds * decided.count(each)) for each in decided)

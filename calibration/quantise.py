@@ -76,12 +76,13 @@ class Quantised:
 
     Attributes:
         model: with Q/DQ nodes and weights in eight bits; passes the checker.
-        source: the FP32 graph that it was made from: prepared, batch norms folded.
+        source: the FP32 graph that it was made from: prepared, batch norms folded, channels equalised and
+            biases corrected where refinement did that.
         placement: what is quantised and what is not.
         scales: by activation.
         weights: by initialiser.
         methods: by activation; `given` where the scale was.
-        judge: how far any graph is from `source` on the held-out images.
+        judge: how far any graph is from the FP32 graph on the held-out images.
         error: of `model`, by that judge.
         trials: what was tried on the way.
         gains: what each refinement did.
@@ -134,7 +135,7 @@ def quantised_from_onnx(model: ModelProto, recipe: Recipe, images: Images) -> Qu
     now, trials = start.quantisation, list(start.trials)
     steps = [step for step in STEPS if step in recipe.refine]
     now, gains = refined(now, images.calibration, judge, steps=steps)
-    if recipe.method == AUTO:
+    if recipe.method == AUTO:  # only now: what refinement repaired need not be left out
         now, more = _with_kept(now, judge)
         trials += more
     graph = now.graph()

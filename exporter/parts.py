@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from onnx import ModelProto, helper
 
 from bbx.exporter.onnx_graph import all_names, tensor_infos
 
 
-def giving(model: ModelProto, names: Sequence[str]) -> ModelProto:
+def giving(model: ModelProto, names: Sequence[str], *, given: Iterable[str] = ()) -> ModelProto:
     """The part of a graph that these tensors need, with nothing but them as outputs.
+
+    Args:
+        given: tensors that become inputs, in the place of the nodes that make them; all outputs of such a
+            node have to be among them.
 
     Raises:
         KeyError: no node of the main graph gives such a tensor.
     """
-    makers = {name: index for index, node in enumerate(model.graph.node) for name in node.output}
+    cut = dict.fromkeys(given)
+    makers = {
+        name: index for index, node in enumerate(model.graph.node) for name in node.output if name not in cut
+    }
     wanted, needed = [makers[name] for name in names], set[int]()
     while wanted:
         index = wanted.pop()
@@ -28,6 +35,7 @@ def giving(model: ModelProto, names: Sequence[str]) -> ModelProto:
     part.functions.extend(model.functions)
     part.graph.name = model.graph.name
     part.graph.input.extend(model.graph.input)
+    part.graph.input.extend(helper.make_tensor_value_info(name, infos[name].elem_type, None) for name in cut)
     part.graph.node.extend(model.graph.node[index] for index in sorted(needed))
     read = {name for index in needed for name in reads_of(model, index)}
     part.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in read)

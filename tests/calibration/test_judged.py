@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -59,6 +60,54 @@ def test_a_detector_is_judged_by_its_heads() -> None:
     assert judged_tensors(model) == ("h",)
 
 
+def _two_stages(second: float, first: float = 1.0) -> onnx.ModelProto:
+    """Scores of five rows; the two best are looked at again. The factors change each stage's weights."""
+    text = """(float[N,5,4] x) => (float[N,1] best, int64[N,1] rows) {
+        s = MatMul(x, score)
+        [flat] t = Squeeze(s, last)
+        [proposals] v, r = TopK(t, two)
+        [wide] i = Unsqueeze(r, last)
+        [narrow] chosen = GatherND<batch_dims=1>(x, i)
+        c = MatMul(chosen, again)
+        [flat2] u = Squeeze(c, last)
+        [finals] best, rows = TopK(u, one)
+        }"""
+    weights = {"score": normal(4, 1) * np.float32(first), "again": normal(4, 1, seed=2) * np.float32(second)}
+    weights |= {"two": np.int64([2]), "one": np.int64([1]), "last": np.int64([-1])}
+    model = graph(text, weights)
+    for node in ("flat", "proposals", "wide", "narrow", "flat2", "finals"):
+        marked(model, node, "works on boxes")
+    return model
+
+
+def _rows() -> Iterator[Arrays]:
+    for seed in range(3):
+        yield {"x": normal(2, 5, 4, seed=seed)}
+
+
+def test_a_second_stage_is_judged_on_the_choice_of_the_reference() -> None:
+    judge = judge_by(_two_stages(1.0), _rows)
+    assert (judge.names, judge.decisions) == (("s", "c"), ("v", "r"))
+    assert judge.error(_two_stages(1.1)) == pytest.approx(0.1 / np.sqrt(2), rel=1e-4)
+    assert judge.error(_two_stages(1.0, first=1.1)) == pytest.approx(0.1 / np.sqrt(2), rel=1e-4)
+    # Another choice altogether, and still the same question to the second stage.
+    assert judge.error(_two_stages(1.0, first=-1.0)) == pytest.approx(2 / np.sqrt(2), rel=1e-4)
+
+
+def test_each_stage_counts_for_a_half() -> None:
+    text = """(float[N,4] x) => (float[N,2] a, float[N,2] b, float[N,2] y) {
+        a = MatMul(x, w) \n b = MatMul(x, w)
+        big = Greater(a, b) \n c = Where(big, a, b) \n y = MatMul(c, v) }"""
+    model = graph(text, {"w": normal(4, 2), "v": normal(2, 2)})
+    assert judge_by(model, _batches).shares == (0.25, 0.25, 0.5)
+
+
+def test_of_a_graph_without_marks_what_is_sorted_judges() -> None:
+    text = """(float[N,4] x) => (float[N,2] scores, int64[N,2] rows) {
+        s = Gemm<transB=1>(x, w) \n scores, rows = TopK(s, k) }"""
+    assert judged_tensors(graph(text, {"w": WEIGHTS["w"], "k": np.int64([2])})) == ("s",)
+
+
 def test_a_graph_is_no_distance_from_itself() -> None:
     model = _scaled(1.0)
     assert judge_by(model, _batches).error(model) == 0.0
@@ -99,6 +148,6 @@ def test_further_inputs_are_the_same_for_every_batch() -> None:
 
 def test_another_number_of_batches_is_a_defect() -> None:
     judge = judge_by(_scaled(1.0), _batches)
-    shorter = type(judge)(judge.names, lambda: [next(_batches())], judge.reference)
+    shorter = replace(judge, batches=lambda: [next(_batches())])
     with pytest.raises(ValueError, match="zip"):
         shorter.error(_scaled(1.0))
