@@ -1,8 +1,9 @@
-"""How good a graph is in the terms of its task: against labels where there are some, else against FP32."""
+"""How good a graph is in the terms of its task: against labels and annotations where there are some, else
+against FP32."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from onnx import ModelProto
 
 from bbx.calibration.judged import Batches
 from bbx.calibration.sessions import session
+from bbx.calibration.truth import Truth
 from bbx.errors import BbxError
 from bbx.exporter.detections import DETECTION_TOLERANCES
 from bbx.exporter.matching import match
@@ -28,7 +30,7 @@ class Accuracy:
     """A measure of the task on a fixed set of images.
 
     Attributes:
-        name: `top1`, `top1_agreement`, `pixel_agreement` or `matched_detections`.
+        name: `top1`, `mAP`, `mIoU`, `top1_agreement`, `pixel_agreement` or `matched_detections`.
         of: images, pixels or detections that are judged.
         baseline: what the FP32 graph reaches, 0..1; 1 for agreement with itself.
         score: of any graph with the same inputs and outputs.
@@ -41,19 +43,28 @@ class Accuracy:
 
 
 def accuracy_of(
-    model: ModelProto, batches: Batches, postprocess: Postprocess | None, labels: Sequence[int] | None = None
+    model: ModelProto,
+    batches: Batches,
+    postprocess: Postprocess | None,
+    labels: Sequence[int] | None = None,
+    truth: Truth | None = None,
 ) -> Accuracy:
-    """The measure of a graph's task, with the FP32 graph's own answers as the reference.
+    """The measure of a graph's task: by what is on the images, else by the FP32 graph's own answers.
 
     Args:
         batches: the images to judge by; read again for every graph that is scored.
         postprocess: what the outputs mean; None is taken for a classifier.
         labels: of a classifier's images, in their order; None judges by agreement.
+        truth: the same of a detector's or segmenter's. Where FP32 itself is never right by it, agreement
+            judges.
 
     Raises:
         BbxError: the graph has no output that this task is judged by.
     """
     task = postprocess.task if postprocess else "classification"
+    annotated = None if truth is None else _by_truth(model, batches, truth)
+    if annotated is not None and annotated.baseline > 0:
+        return annotated
     if task == "detection":
         return _matched_detections(model, batches, postprocess.score_threshold or 0.0 if postprocess else 0.0)
     output = _decisive(model)
@@ -71,6 +82,13 @@ def accuracy_of(
         return _share_equal(reference, _decisions(graph, batches, output))
 
     return Accuracy(name, sum(each.size for each in reference), 1.0, agreement)
+
+
+def _by_truth(model: ModelProto, batches: Batches, truth: Truth) -> Accuracy:
+    def score(graph: ModelProto) -> float:
+        return truth.score(_answers(graph, batches))
+
+    return Accuracy(truth.metric, len(truth.targets), score(model), score)
 
 
 def _decisive(model: ModelProto) -> str:
@@ -118,6 +136,7 @@ def _matched_detections(model: ModelProto, batches: Batches, threshold: float) -
     return Accuracy("matched_detections", count, 1.0, score)
 
 
-def _answers(model: ModelProto, batches: Batches) -> list[Answers]:
+def _answers(model: ModelProto, batches: Batches) -> Iterator[Answers]:
     with session(model, "an evaluation", exact=True) as opened:
-        return [dict(zip(opened.outputs, opened.run(batch), strict=True)) for batch in batches()]
+        for batch in batches():
+            yield dict(zip(opened.outputs, opened.run(batch), strict=True))

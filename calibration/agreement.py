@@ -57,6 +57,19 @@ def tolerance_of(
     return allowed if rel_l2 is None else replace(allowed, rel_l2=rel_l2, cosine=1 - rel_l2**2 / 2)
 
 
+def excused(parity: Parity, *, random_weights: bool, noise: bool) -> Parity:
+    """The same verdict, but where a failure in eight bits proves nothing: then it is `inconclusive`.
+
+    Args:
+        random_weights: nobody trained the network.
+        noise: it was calibrated on noise.
+    """
+    if parity.verdict != "fail" or not (random_weights or noise):
+        return parity
+    why = "Random weights have no answer" if random_weights else "Noise calibrates for no image"
+    return replace(parity, verdict="inconclusive", reasons=(f"{why} to keep: {parity.reasons[0]}",))
+
+
 def distance_of(parity: Parity) -> float:
     """One number for how far a candidate is: infinite where it cannot be compared.
 

@@ -145,11 +145,15 @@ class NoiseSource(Source):
 def folder_source(folder: Path, feeder: Feeder) -> FileSource:
     """Every image below a folder; where all stand in sub-folders, the first sub-folder is the label.
 
+    Of a folder with `images` and `masks`, as segmenters learn from, it is those in `images`, without labels.
+
     Raises:
         BbxError: the folder is missing or holds no image.
     """
-    paths = [path.relative_to(folder) for path in images.image_files(folder)]
-    by_class = all(len(path.parts) > 1 for path in paths)
+    masked = (folder / "images").is_dir() and (folder / "masks").is_dir()
+    within = folder / "images" if masked else folder
+    paths = [path.relative_to(folder) for path in images.image_files(within)]
+    by_class = not masked and all(len(path.parts) > 1 for path in paths)
     entries = [Entry(path.as_posix(), labels=(path.parts[0],) if by_class else ()) for path in paths]
     return FileSource("folder", folder, entries, feeder)
 
