@@ -18,11 +18,15 @@ from bbx.benchmarks.measure import PROFILES
 from bbx.benchmarks.plan import RUNNABLE
 from bbx.benchmarks.stats import SAMPLES_NEEDED
 from bbx.cli.app import app
+from bbx.costs.module import module_costs
 from bbx.exporter.detections import DETECTION_TOLERANCES
 from bbx.exporter.verify import TOLERANCES
+from bbx.models.build import outline
 from bbx.models.registry import presets
+from bbx.models.spec import ModelSpec, Preset
+from bbx.models.zoo_classic import CLASSIC
 from bbx.runners.registry import RUNTIMES
-from bbx.types import Task
+from bbx.types import Task, TensorSpec
 
 _WIDTH = 100
 """Columns of a help text, whatever the terminal."""
@@ -63,6 +67,25 @@ def preset_table(task: Task | None = None) -> str:
         (f"family ({len(found)} presets)", "names"),
         ([family, " ".join(names)] for family, names in families.items()),
     )
+
+
+def classic_table() -> str:
+    """What the networks that bbx defines itself cost, at their own image size."""
+    return table(
+        ("preset", "image", "classes", "parameters", "GFLOPs", "weights"),
+        (_classic_row(preset) for preset in CLASSIC),
+    ) + (
+        "\nA multiply-add counts as two operations, as in `bbx summary`. Weights: published ones that load.\n"
+    )
+
+
+def _classic_row(preset: Preset) -> list[str]:
+    model = outline(ModelSpec(preset.name))
+    inputs = [TensorSpec(spec.name, spec.dtype, spec.concrete(1)) for spec in model.inputs]
+    costs = module_costs(model.module, inputs, ["logits"])
+    side = str(preset.preprocess.height)
+    size = [f"{costs.parameters:,}", f"{costs.flops / 1e9:.2f}"]
+    return [f"`{preset.name}`", side, str(preset.num_classes), *size, preset.published or "–"]
 
 
 def detector_table() -> str:
