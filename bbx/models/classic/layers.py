@@ -45,36 +45,28 @@ def conv_relu(
 class LocalResponseNorm(nn.Module):
     """Local response normalisation across channels (Krizhevsky et al., 2012, section 3.3).
 
-    `b[i] = a[i] / (k + alpha * sum(a[j]²)) ** beta`, where j runs over the `size` channels around i that
-    exist. alpha multiplies the sum, as the paper has it; torch and Caffe multiply the mean, so their alpha is
-    `size` times this one.
+    `b[i] = a[i] / (k + alpha * sum(a[j]²)) ** beta`, where j runs over the n channels around i that exist,
+    and k = 2, n = 5, alpha = 1e-4, beta = 0.75. alpha multiplies the sum, as the paper has it; torch and
+    Caffe multiply the mean, so their alpha is n times this one.
 
     The sum is written with slices and additions. torch's own function pools over five axes, which few
     runtimes take, and squares a before it multiplies by alpha, which leaves FP16's range when a passes 255;
-    here √alpha · a is squared, and five neighbours may all reach 11,400.
-
-    Args:
-        size: number of channels in the sum, odd.
-        alpha, beta, k: constants of the formula; the paper's.
+    here √alpha · a is squared, and five neighbours may all reach 11,400. The power is two square roots, which
+    take half the time of `Pow` on a CPU and lose nothing in FP16.
     """
 
-    def __init__(self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> None:
-        super().__init__()
-        self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
+    K, ALPHA, REACH = 2.0, 1e-4, 2
 
     def forward(self, maps: Tensor) -> Tensor:
         """float [batch, channels, height, width] to the same shape."""
-        channels, reach = maps.shape[1], self.size // 2
-        squares = torch.square(maps * self.alpha**0.5)
-        padded = functional.pad(squares, (0, 0, 0, 0, reach, reach))
+        channels = maps.shape[1]
+        squares = torch.square(maps * self.ALPHA**0.5)
+        padded = functional.pad(squares, (0, 0, 0, 0, self.REACH, self.REACH))
         total = padded[:, :channels]
-        for shift in range(1, self.size):
+        for shift in range(1, 2 * self.REACH + 1):
             total = total + padded[:, shift : shift + channels]
-        return maps / torch.pow(self.k + total, self.beta)
-
-    def extra_repr(self) -> str:
-        """The constants, in `print(network)`."""
-        return f"size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
+        root = torch.sqrt(self.K + total)
+        return maps / (root * torch.sqrt(root))
 
 
 def draw_for_relu(module: nn.Module) -> None:
