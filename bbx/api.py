@@ -260,12 +260,16 @@ def bench(
     everything: bool = False,
     runtimes: Sequence[str] | None = None,
     precisions: Sequence[Precision] = (),
-    batches: Sequence[int] = (1,),
+    batches: Sequence[int] = (),
+    scenarios: Sequence[str] = (),
+    slo_ms: float | None = None,
+    threads: Sequence[int] | int | None = None,
+    caches: Sequence[str] = (),
+    residences: Sequence[str] = (),
+    cuda_graph: bool = False,
     profile: str = "quick",
     out: Path | str = DEFAULT_OUT,
     resume: bool = False,
-    threads: int | None = None,
-    cuda_graph: bool = False,
     trust: bool = False,
     budget_s: float | None = None,
     shard: tuple[int, int] | None = None,
@@ -276,8 +280,10 @@ def bench(
     """Measure models or artefacts on the runtimes of this machine, and write a report into `out`.
 
     Args:
-        subjects, everything, runtimes, precisions, batches, profile, resume, threads, cuda_graph, trust,
-            budget_s, shard: see `bbx.benchmarks.bench.bench`.
+        subjects, everything, runtimes, profile, resume, trust, budget_s, shard: see
+            `bbx.benchmarks.bench.bench`.
+        precisions, batches, scenarios, slo_ms, threads, caches, residences, cuda_graph: see
+            `bbx.benchmarks.conditions`; empty for what suits the scenario and the device.
         listener: hears progress and warnings.
         on_row: told of each row as it ends.
         **spec_options: of every model; see `ModelSpec`.
@@ -297,11 +303,15 @@ def bench(
         runtimes=runtimes,
         precisions=precisions,
         batches=batches,
+        scenarios=scenarios,
+        slo_ms=slo_ms,
+        threads=threads,
+        caches=caches,
+        residences=residences,
+        cuda_graph=cuda_graph,
         profile=profile,
         out=Path(out),
         resume=resume,
-        threads=threads,
-        cuda_graph=cuda_graph,
         trust=trust,
         budget_s=budget_s,
         shard=shard,

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 from bbx.benchmarks.measure import PROFILES, Profile
 from bbx.benchmarks.plan import Row
+from bbx.benchmarks.pooling import processes_of
+from bbx.benchmarks.scenarios.server import QUERIES
 
 _GFLOPS = (
     "alexnet=0.7 vgg11=7.6 vgg11_bn=7.6 vgg13=11 vgg13_bn=11 vgg16=15 vgg16_bn=15 vgg19=20 vgg19_bn=20 "
@@ -49,6 +51,10 @@ _OVERHEAD_S = 0.9
 _ROW_RUNS = 5
 """Inferences of a row that are not sampled: the first ones, and those whose answers are compared."""
 
+_TRIALS = 4
+"""Of a search for a rate, and the share of the runtime's time that requests take in them."""
+_LOAD = 0.5
+
 _S_PER_GFLOP = {"ort-cpu": 0.012}
 _SLOWER_S_PER_GFLOP = 0.020
 
@@ -63,8 +69,16 @@ def gflops(subject: str, batch: int = 1) -> float:
 
 def row_seconds(row: Row, profile: Profile) -> float:
     """A guess at how long a row takes when its artefact is there."""
+    return processes_of(row.scenario, profile) * _process_seconds(row, profile)
+
+
+def _process_seconds(row: Row, profile: Profile) -> float:
     run = gflops(row.subject, row.batch) * _S_PER_GFLOP.get(row.runtime, _SLOWER_S_PER_GFLOP)
     sampled = min(max(profile.at_least_s, 20 * run), profile.cap_s) + min(profile.warm_up_cap_s, 0.3)
+    if row.scenario == "server":
+        sampled = min(_TRIALS * QUERIES * run / _LOAD, profile.search_cap_s)
+    elif row.residence == "image":
+        sampled *= 2  # whole, and phase by phase
     return _OVERHEAD_S + max(sampled, 2 * run) + _ROW_RUNS * run
 
 

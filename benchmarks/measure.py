@@ -39,6 +39,8 @@ class Profile:
         percentile: highest percentile that sampling waits for (see `stats.SAMPLES_NEEDED`), or None for none:
             one that too few samples support is not shown.
         target: 95 % interval of the median within this share of it, by device.
+        processes: that measure a row, one after another; see `pooling`. `offline` and `server` have one.
+        search_cap_s: the scenario `server` looks for its rate no longer than this.
     """
 
     name: str
@@ -47,6 +49,8 @@ class Profile:
     warm_up_cap_s: float
     percentile: int | None
     target: dict[str, float]
+    processes: int = 1
+    search_cap_s: float = 60
 
 
 _TARGET = {"cpu": 0.01, "cuda": 0.005}
@@ -55,8 +59,8 @@ PROFILES: dict[str, Profile] = {
     profile.name: profile
     for profile in (
         Profile("quick", at_least_s=1, cap_s=3, warm_up_cap_s=0.5, percentile=None, target=_TARGET),
-        Profile("report", at_least_s=10, cap_s=60, warm_up_cap_s=10, percentile=99, target=_TARGET),
-        Profile("long", at_least_s=60, cap_s=300, warm_up_cap_s=30, percentile=99, target=_TARGET),
+        Profile("report", 30, 60, 10, percentile=99, target=_TARGET, processes=5, search_cap_s=300),
+        Profile("long", 60, 300, 30, percentile=99, target=_TARGET, processes=5, search_cap_s=900),
     )
 }
 
@@ -81,7 +85,7 @@ class Measurement:
         samples: int64 [n], nanoseconds, in the order taken, none left out.
         warm_up: int64 [m], those before the measurement began.
         settled: whether the last two windows of the warm-up agreed within 1 %.
-        wall_ns: host time spent sampling, warm-up and looks at the trace excluded.
+        wall_ns: host time spent sampling; warm-up, looks at the trace and what `idle` counts excluded.
         target: how near the interval of the median had to come, as a share of it.
         stopped: `converged` when every demand of the profile was met, else `capped`.
         summary: of `samples`.
@@ -111,6 +115,7 @@ def measure(
     *,
     now: Callable[[], int] = time.perf_counter_ns,
     between: Callable[[], None] = lambda: None,
+    idle: Callable[[], int] = lambda: 0,
     seed: int = 0,
 ) -> Measurement:
     """Warm up and sample until the profile's demands are met, or its cap.
@@ -119,13 +124,15 @@ def measure(
         device: `cpu` or `cuda`; decides how exact the median must be.
         now: host clock in nanoseconds; a runner with a virtual clock brings its own.
         between: called after each chunk of the measurement, about every 100 ms.
+        idle: nanoseconds that the harness has spent between runs so far; they count towards the profile's
+            times, and not towards the throughput.
         seed: of the bootstrap.
     """
     target = profile.target[device]
     chunks = _chunks(bound, now)
     needed = SAMPLES_NEEDED[profile.percentile] if profile.percentile else 1
     warm_up, settled, runs = _warm_up(chunks, profile)
-    before = read_counters()
+    before, idle_before = read_counters(), idle()
     collected: list[Samples] = []
     wall = count = 0
     next_look = profile.at_least_s * 1e9
@@ -147,7 +154,7 @@ def measure(
         samples=samples,
         warm_up=warm_up,
         settled=settled,
-        wall_ns=wall,
+        wall_ns=wall - (idle() - idle_before),
         clock=bound.clock,
         target=target,
         stopped=stopped,
@@ -167,6 +174,12 @@ def _chunks(bound: Bound, now: Callable[[], int]) -> Chunks:
         return samples, max(now() - start, 1)
 
     return take
+
+
+def warmed_up(bound: Bound, profile: Profile, now: Callable[[], int]) -> tuple[Samples, bool]:
+    """Run until the speed has settled, or the profile's cap; gives the samples, and whether it has."""
+    samples, settled, _ = _warm_up(_chunks(bound, now), profile)
+    return samples, settled
 
 
 def _warm_up(chunks: Chunks, profile: Profile) -> tuple[Samples, bool, int]:

@@ -1,4 +1,4 @@
-"""Which rows to measure: subjects × runtimes × precisions × batches, as pure functions.
+"""Which rows to measure: subjects × runtimes × precisions × conditions, as pure functions.
 
 What is left out is data too: what, why, and how to ask for it.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from bbx.artifact import SUFFIXES, read_manifest
+from bbx.benchmarks.conditions import HOME, Cache, Conditions, LeftOut, Residence, Scenario, combined
 from bbx.errors import ArtifactError, UnavailableError, UsageError, did_you_mean
 from bbx.models.registry import check_options, resolve, task_of
 from bbx.models.spec import ModelSpec, size_text
@@ -20,16 +21,13 @@ from bbx.models.trained import named_spec
 from bbx.runners.registry import RUNTIMES, Availability
 from bbx.types import Format, Precision
 
-Scenario = Literal["single"]
-"""`single`: one inference at a time, the next when the last is complete."""
-
 RUNNABLE: dict[str, tuple[Precision, ...]] = {
     "eager": ("fp32", "fp16", "bf16"),
     "compile": ("fp32", "fp16", "bf16"),
     "torchscript": ("fp32",),
-    "openvino": ("fp32",),
     "pt2": ("fp32",),
     "ort-cpu": ("fp32", "fp16"),
+    "openvino": ("fp32",),
     "ort-cuda": ("fp32", "fp16", "bf16"),
     "tensorrt": ("fp32", "fp16", "bf16"),
     "rtx": ("fp32", "fp16", "bf16"),
@@ -73,7 +71,11 @@ class Row:
     """One line of the report, before it is measured.
 
     Attributes:
+        scenario, cache, residence: see `conditions`.
         cuda_graph: one inference is captured as a CUDA graph and replayed.
+        device: that the runtime computes on.
+        threads: intra-op threads; None for the runtime's own choice.
+        slo_ns: the limit of the scenario `server`.
     """
 
     subject: str
@@ -82,16 +84,28 @@ class Row:
     batch: int
     scenario: Scenario = "single"
     cuda_graph: bool = False
+    device: str = "cpu"
+    threads: int | None = None
+    cache: Cache = "hot"
+    residence: Residence = "pageable"
+    slo_ns: int | None = None
 
     @property
     def key(self) -> str:
-        """Identity of the row within a report."""
-        graph = "/graph" if self.cuda_graph else ""
-        return f"{self.subject}/{self.runtime}/{self.precision}/b{self.batch}/{self.scenario}{graph}"
+        """Identity of the row within a report; what is as it always is has no part in it."""
+        parts = [self.subject, self.runtime, self.precision, f"b{self.batch}", self.scenario]
+        parts += [f"slo{self.slo_ns / 1e6:g}ms"] if self.slo_ns else []
+        parts += [f"t{self.threads}"] if self.threads else []
+        parts += ["cold"] if self.cache == "cold" else []
+        parts += [self.residence] if self.residence != HOME[self.device] else []
+        parts += ["graph"] if self.cuda_graph else []
+        return "/".join(parts)
 
     def identity(self) -> dict[str, Any]:
-        """The key and what it is made of, as a request and a report have them."""
-        return {"key": self.key, **asdict(self)}
+        """The key and what it is made of, as a report has them."""
+        facts = asdict(self)
+        # A report has under `threads` how many there were.
+        return {"key": self.key, **facts, "threads_asked": facts.pop("threads")}
 
     @property
     def stem(self) -> str:
@@ -99,11 +113,15 @@ class Row:
         safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in self.key)
         return f"{safe[-100:]}.{hashlib.sha256(self.key.encode()).hexdigest()[:8]}"
 
-    def command(self, *, profile: str, threads: int | None, spec: ModelSpec | None) -> str:
+    def command(self, *, profile: str, spec: ModelSpec | None) -> str:
         """The command line that measures this row again."""
         words = ["bbx", "bench", self.subject, "--runtime", self.runtime, "--precision", self.precision]
         words += ["--batch", str(self.batch), "--profile", profile]
-        words += ["--threads", str(threads)] if threads is not None else []
+        words += ["--scenario", self.scenario] if self.scenario != "single" else []
+        words += ["--slo", f"{self.slo_ns / 1e6:g}"] if self.slo_ns else []
+        words += ["--threads", str(self.threads)] if self.threads else []
+        words += ["--cache", self.cache] if self.cache != "hot" else []
+        words += ["--residence", self.residence] if self.residence != HOME[self.device] else []
         words += ["--cuda-graph"] if self.cuda_graph else []
         return shlex.join(words + (_spec_options(spec) if spec else []))
 
@@ -119,23 +137,6 @@ def _spec_options(spec: ModelSpec) -> list[str]:
         elif value != defaults[option]:
             words += ["--" + option.replace("_", "-"), str(value)]
     return words
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """Something that was not measured.
-
-    Attributes:
-        include: what to type or do to have it measured.
-    """
-
-    what: str
-    reason: str
-    include: str
-
-    def to_json(self) -> dict[str, str]:
-        """As the report shows it."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,9 +201,9 @@ def choose_runtimes(
             left_out.append(LeftOut(name, found.reason, found.fix))
         elif name == "pt2":
             left_out.append(LeftOut(name, "It runs the same operations as eager.", "--runtime pt2"))
-        elif name == "compile" and quick and not gpu:
         elif name == "openvino":
             left_out.append(LeftOut(name, "It is here to be compared with.", "--runtime openvino"))
+        elif name == "compile" and quick and not gpu:
             left_out.append(LeftOut(name, "It compiles for about a minute a model.", "--runtime compile"))
         else:
             chosen.append(name)
@@ -212,19 +213,15 @@ def choose_runtimes(
 def plan(
     subjects: Iterable[Subject],
     runtimes: Sequence[str],
+    asked: Conditions,
     *,
-    precisions: Sequence[Precision],
-    batches: Sequence[int],
     gpu: bool,
-    cuda_graph: bool = False,
     brief: bool = False,
 ) -> Plan:
     """All rows, those of one subject together, so that an artefact serves its rows one after another.
 
     Args:
-        precisions: empty for those that each runtime's device computes in itself.
         gpu: whether torch's runtimes run on a GPU here.
-        cuda_graph: use CUDA graphs on the runtimes that have them.
         brief: leave out what takes longest to make; see `too_long`.
     """
     rows: list[Row] = []
@@ -237,17 +234,25 @@ def plan(
             if reason := misfit(subject, runtime):
                 left_out.setdefault(f"{subject.name} {runtime}", reason)
                 continue
-            wanted = tuple(precisions) or NATIVE[device_of(runtime, gpu=gpu)]
-            possible = (subject.precision,) if subject.is_fixed else RUNNABLE[runtime]
-            for precision in possible if subject.is_fixed and not precisions else wanted:
-                if precision in possible:
-                    graph = cuda_graph and gpu and RUNTIMES[runtime].cuda_graph
-                    rows += [
-                        Row(subject.name, runtime, precision, batch, cuda_graph=graph) for batch in batches
-                    ]
-                elif precisions:
-                    left_out.setdefault(f"{runtime} {precision}", _cannot(runtime, precision))
+            rows += _rows(subject, runtime, asked, left_out, gpu=gpu)
     return Plan(tuple(rows), tuple(left_out.values()))
+
+
+def _rows(
+    subject: Subject, runtime: str, asked: Conditions, left_out: dict[str, LeftOut], *, gpu: bool
+) -> Iterator[Row]:
+    """The rows of a subject on a runtime that takes it."""
+    device = device_of(runtime, gpu=gpu)
+    possible = (subject.precision,) if subject.is_fixed else RUNNABLE[runtime]
+    for precision in asked.precisions or (possible if subject.is_fixed else NATIVE[device]):
+        if precision not in possible:
+            if asked.precisions:
+                left_out.setdefault(f"{runtime} {precision}", _cannot(runtime, precision))
+            continue
+        for each in combined(asked, runtime, device, left_out):
+            # A captured inference has its input where it was captured.
+            graph = asked.cuda_graph and RUNTIMES[runtime].cuda_graph and each.residence == "device"
+            yield Row(subject.name, runtime, precision, cuda_graph=graph, device=device, **asdict(each))
 
 
 def too_long(subject: Subject, runtime: str) -> LeftOut | None:

@@ -9,19 +9,32 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bbx.artifact import Manifest, WeightsOrigin
 from bbx.benchmarks.artefacts import manifest_of
+from bbx.benchmarks.conditions import HOME
 from bbx.benchmarks.environment import describe, essential_unread, peak_rss_bytes
 from bbx.benchmarks.feeds import cases_for
 from bbx.benchmarks.gpu import GpuWatch, watch_gpu
 from bbx.benchmarks.journal import Document, write_samples
-from bbx.benchmarks.measure import Measurement, Profile, measure, profile_named
+from bbx.benchmarks.measure import Measurement, Profile, profile_named
 from bbx.benchmarks.parity import against_reference, measured_path, recorded, worst
 from bbx.benchmarks.readiness import undone_ns
 from bbx.benchmarks.roof import floor_of
+from bbx.benchmarks.scenarios.phases import (
+    Journey,
+    from_memory,
+    from_photographs,
+    phase_reasons,
+    sample_phases,
+    summary_of,
+)
+from bbx.benchmarks.scenarios.take import take
+from bbx.benchmarks.scenarios.task import Taken, Task
+from bbx.benchmarks.stats import Samples
 from bbx.benchmarks.verdicts import judge, verdict_of
 from bbx.exporter.verify import Case
 from bbx.models.registry import lowered
@@ -71,18 +84,55 @@ def row_task(request: dict[str, Any]) -> Document:
     with _opened(request) as opened, watch_gpu() as watch:
         runner = opened.runner
         cases = cases_for(runner.inputs, opened.preprocess, request["batch"])
-        bound = runner.bind(cases[0].feeds)
+        journey = _journey(request, opened, cases[0])
+        bind = journey.bound if journey else partial(runner.bind, cases[0].feeds)
         progress("measure", detail=request["key"])
-        measured = measure(bound, runner.device, profile, now=runner.now, between=watch.look)
-        undone = undone_ns(bound, measured.summary.median, now=runner.now)
-        # Read before a reference is loaded beside the runner.
-        peak = runner.device_bytes() if runner.device == "cuda" else peak_rss_bytes()
-        parity = _parity(request, opened, bound, _affordable(cases, measured, profile))
-        threads = runner.threads
+        task = Task(runner, bind, profile, watch.look)
+        taken = take(task, request["scenario"], cache=request["cache"], slo_ns=request["slo_ns"])
+        phases = sample_phases(journey, profile.at_least_s, runner.now) if journey else None
+        median = taken.measured.summary.median
+        found = _Found(
+            taken=taken,
+            phases=phases,
+            undone_ns=undone_ns(taken.bound, median, now=runner.now),
+            # Read before a reference is loaded beside the runner.
+            peak=runner.device_bytes() if runner.device == "cuda" else peak_rss_bytes(),
+            parity=_parity(request, opened, taken.bound, _affordable(cases, median, profile)),
+            threads=runner.threads,
+        )
+    measured = taken.measured
     write_samples(Path(request["out"]) / request["samples"], measured.samples, measured.warm_up)
-    return _document(
-        request, opened, measured, watch, parity=parity, peak=peak, threads=threads, undone=undone
-    )
+    return _document(request, opened, found, watch)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What was found out about a row while its runner was open.
+
+    Attributes:
+        phases: see `phases.sample_phases`; None where there is only one.
+    """
+
+    taken: Taken
+    phases: dict[str, Samples] | None
+    undone_ns: int
+    peak: int | None
+    parity: dict[str, Any] | None
+    threads: int | None
+
+
+def _journey(request: dict[str, Any], opened: _Opened, case: Case) -> Journey | None:
+    """A request from its source to its answer; None where the input lies where the runtime wants it.
+
+    Raises:
+        UsageError: the source is a photograph, and the input is no image.
+    """
+    runner, residence = opened.runner, request["residence"]
+    if residence in (HOME[runner.device], "device"):
+        return None
+    if residence != "image":
+        return from_memory(runner, case.feeds, pinned=residence == "pinned")
+    return from_photographs(runner, case.feeds, opened.preprocess, opened.postprocess, request["batch"])
 
 
 @contextlib.contextmanager
@@ -109,12 +159,12 @@ def _built(request: dict[str, Any]) -> Model:
     return build(lowered(ModelSpec.from_request(request["spec"]), "static" if captured else "onnx"))
 
 
-def _affordable(cases: list[Case], measured: Measurement, profile: Profile) -> list[Case]:
+def _affordable(cases: list[Case], median_ns: float, profile: Profile) -> list[Case]:
     """As many inputs, the measured one first, as the answers can be compared on while a row may be sampled.
 
     Each costs an inference of the runner and one of its reference.
     """
-    each_s = 2 * measured.summary.median / 1e9
+    each_s = 2 * median_ns / 1e9
     return cases[: max(1, min(len(cases), int(profile.cap_s / each_s)))]
 
 
@@ -163,48 +213,59 @@ def _reference(request: dict[str, Any], opened: _Opened) -> Runner | None:
     return EagerRunner(model.reference or model.module, model.inputs, model.outputs)
 
 
-def _document(
-    request: dict[str, Any],
-    opened: _Opened,
-    measured: Measurement,
-    watch: GpuWatch,
-    *,
-    parity: dict[str, Any] | None,
-    peak: int | None,
-    threads: int | None,
-    undone: int,
-) -> Document:
-    device = opened.runner.device
+_IDENTITY = (
+    *("key", "subject", "runtime", "precision", "batch", "scenario", "cuda_graph"),
+    *("threads_asked", "cache", "residence", "slo_ns"),
+)
+
+
+def _document(request: dict[str, Any], opened: _Opened, found: _Found, watch: GpuWatch) -> Document:
+    device, taken = opened.runner.device, found.taken
     facts = describe()
     reasons = judge(
-        measured,
-        parity=parity,
+        taken.measured,
+        parity=found.parity,
         throttled=watch.throttled,
         unread=essential_unread(facts, device=device),
         floor=floor_of(request, facts, device),
-        undone_ns=undone,
+        undone_ns=found.undone_ns,
+        device=device,
+        one_at_a_time=taken.one_at_a_time,
+        own=(*taken.reasons, *(phase_reasons(found.phases) if found.phases else ())),
     )
+    weights = opened.weights
+    rate = taken.requests_per_s
+    return {
+        **{name: request[name] for name in _IDENTITY},
+        "verdict": verdict_of(reasons),
+        "reasons": [reason.to_json() for reason in reasons],
+        **_measured(taken.measured),
+        "throughput_per_s": None if rate is None else rate * request["batch"],
+        "samples": request["samples"],
+        "peak_bytes": found.peak,
+        "parity": found.parity,
+        "device": device,
+        "threads": found.threads,
+        "gpu": {"throttled": watch.throttled, "lowest_mhz": watch.lowest_mhz} if device == "cuda" else None,
+        "weights": weights if isinstance(weights, str | None) else weights.model_dump(),
+        "artefact_sha256": request["artefact_sha256"],
+        "profile": request["profile"],
+        "command": request["command"],
+        **taken.facts,
+        **({"phases_ns": summary_of(found.phases)} if found.phases else {}),
+    }
+
+
+def _measured(measured: Measurement) -> Document:
+    """A measurement as a row has it."""
     summary = asdict(measured.summary)
     runs = summary.pop("n")
     if measured.summary.ci95 is not None:
         summary["ci95"] = [measured.summary.ci95.low, measured.summary.ci95.high]
-    weights = opened.weights
     return {
-        **{
-            name: request[name]
-            for name in ("key", "subject", "runtime", "precision", "batch", "scenario", "cuda_graph")
-        },
-        "verdict": verdict_of(reasons),
-        "reasons": [reason.to_json() for reason in reasons],
         "latency_ns": summary,
-        "throughput_per_s": measured.runs_per_s * request["batch"],
-        "samples": request["samples"],
-        "peak_bytes": peak,
-        "parity": parity,
         "runs": runs,
-        "device": device,
         "clock": measured.clock,
-        "threads": threads,
         "stopped": measured.stopped,
         "target": measured.target,
         "warm_up": {
@@ -213,9 +274,4 @@ def _document(
             "settled": measured.settled,
         },
         "load": asdict(measured.load),
-        "gpu": {"throttled": watch.throttled, "lowest_mhz": watch.lowest_mhz} if device == "cuda" else None,
-        "weights": weights if isinstance(weights, str | None) else weights.model_dump(),
-        "artefact_sha256": request["artefact_sha256"],
-        "profile": request["profile"],
-        "command": request["command"],
     }

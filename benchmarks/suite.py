@@ -17,8 +17,9 @@ from bbx.benchmarks.artefacts import Ready
 from bbx.benchmarks.crew import ROW_TASK
 from bbx.benchmarks.forecast import Forecast, affordable, export_seconds
 from bbx.benchmarks.journal import Document, Journal
-from bbx.benchmarks.measure import PROFILES
+from bbx.benchmarks.measure import PROFILES, profile_named
 from bbx.benchmarks.plan import Plan, Row, Subject
+from bbx.benchmarks.pooling import in_processes, processes_of
 from bbx.benchmarks.verdicts import Reason
 from bbx.errors import BbxError, Cancelled, CheckFailed
 from bbx.pipeline import ExportStep
@@ -42,7 +43,6 @@ class Setting:
     Attributes:
         out: folder for `rows.jsonl` and `samples/`.
         profile: name of the profile (`measure.PROFILES`).
-        threads: intra-op threads, or None for each runtime's own choice.
         resume: rows that are on disk and whose inputs have not changed are not measured again.
         environment: fingerprint of the machine and its libraries.
         trust: programs that bbx did not make here are loaded; the user answers for them.
@@ -51,7 +51,6 @@ class Setting:
 
     out: Path
     profile: str
-    threads: int | None
     resume: bool
     environment: str
     trust: bool = False
@@ -138,7 +137,7 @@ class Suite:
     def _result(self, row: Row, before: Document | None) -> tuple[Document, bool]:
         """A row's document, and whether it was measured just now."""
         subject = self.subjects[row.subject]
-        command = row.command(profile=self.setting.profile, threads=self.setting.threads, spec=subject.spec)
+        command = row.command(profile=self.setting.profile, spec=subject.spec)
         try:
             ready = self.prepare(subject, row)
             request = _request(row, subject, self.setting, ready) | {"command": command}
@@ -153,8 +152,15 @@ class Suite:
 
 
 def in_child(listener: Listener = silent) -> Execute:
-    """Measures each row in a process of its own, whose progress the listener hears."""
-    return lambda request: run_task(ROW_TASK, request, listener=listener)
+    """Measures each row in a process of its own, or in several; the listener hears of their progress."""
+
+    def execute(request: dict[str, Any]) -> Document:
+        count = processes_of(request["scenario"], profile_named(request["profile"]))
+        if count == 1:
+            return run_task(ROW_TASK, request, listener=listener)
+        return in_processes(lambda each: run_task(ROW_TASK, each, listener=listener), request, count)
+
+    return execute
 
 
 def _over(end: float | None) -> bool:
@@ -174,13 +180,13 @@ def _request(row: Row, subject: Subject, setting: Setting, ready: Ready) -> dict
     """What `row.row_task` is given; plain JSON."""
     return {
         **row.identity(),
+        "threads": row.threads,
         "trust": setting.trust,
         "spec": subject.spec.to_request() if subject.spec else None,
         "artefact": str(ready.artefact.path) if ready.artefact else None,
         "artefact_sha256": ready.artefact.sha256 if ready.artefact else None,
         "reference": str(ready.reference.path) if ready.reference else None,
         "profile": setting.profile,
-        "threads": setting.threads,
         "out": str(setting.out.absolute()),
         "samples": f"samples/{row.stem}.npz",
     }

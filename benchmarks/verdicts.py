@@ -49,6 +49,9 @@ def judge(
     unread: Sequence[str] = (),
     floor: Floor | None = None,
     undone_ns: int = 0,
+    device: str = "cpu",
+    one_at_a_time: bool = True,
+    own: Sequence[Reason] = (),
 ) -> tuple[Reason, ...]:
     """Every reason not to believe a measurement, gravest first.
 
@@ -58,20 +61,31 @@ def judge(
         unread: facts about the environment that could not be read.
         floor: the least time in which the machine could do the work; None where nobody knows.
         undone_ns: what a run leaves to whoever reads its answer; see `readiness`.
+        device: that it ran on, `cpu` or `cuda`.
+        one_at_a_time: whether a run began when the last one ended; else the trace is no sequence of equals.
+        own: reasons that the row's scenario has found.
     """
     reasons = (
+        *own,
         *parity_reasons(parity),
-        *consistency_reasons(measured.summary, measured.runs_per_s, measured.clock),
+        *(trace_reasons(measured, device) if one_at_a_time else ()),
         *roofline_reasons(measured.summary.median, floor, measured.clock),
         *completion_reasons(measured.summary.median, undone_ns, measured.clock),
-        *waiting_reasons(measured.load, measured.clock),
         *environment_reasons(unread, measured.load),
         *throttle_reasons(measured.load, throttled),
         *contention_reasons(measured.load),
-        *stability_reasons(measured.samples),
-        *convergence_reasons(measured),
     )
     return tuple(sorted(reasons, key=lambda reason: VERDICTS.index(reason.verdict)))
+
+
+def trace_reasons(measured: Measurement, device: str = "cpu") -> list[Reason]:
+    """Every reason not to believe a trace of runs that followed one another."""
+    return [
+        *consistency_reasons(measured.summary, measured.runs_per_s, measured.clock),
+        *(waiting_reasons(measured.load, measured.clock) if device == "cpu" else ()),
+        *stability_reasons(measured.samples),
+        *convergence_reasons(measured),
+    ]
 
 
 def parity_reasons(parity: dict[str, Any] | None) -> list[Reason]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from bbx.cli import options as opt
+from bbx.cli.conditions import asked_for, condition_options
 from bbx.cli.output import print_json
 from bbx.errors import BbxError, CheckFailed
 
@@ -59,7 +60,7 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-@opt.with_options("model")
+@opt.with_options(condition_options, "model")
 def bench(
     subjects: Annotated[
         list[str] | None, typer.Argument(help="Models as for `bbx export`, or artefact files.")
@@ -70,15 +71,7 @@ def bench(
     runtime: Annotated[
         list[str] | None, typer.Option(help="eager, compile, torchscript, pt2, ort-cpu, …; repeat it.")
     ] = None,
-    precision: Annotated[
-        list[str] | None, typer.Option(help="fp32, fp16, bf16; repeat it. Default: what the device is for.")
-    ] = None,
-    batch: Annotated[list[int] | None, typer.Option(help="Batch size; repeat it. Default: 1.")] = None,
     profile: Annotated[ProfileName, typer.Option(help="How long each row is measured.")] = ProfileName.QUICK,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads inside an operation.")] = None,
-    cuda_graph: Annotated[
-        bool, typer.Option("--cuda-graph", help="Use CUDA graphs on the runtimes that have them.")
-    ] = False,
     trust: Annotated[
         bool, typer.Option("--trust", help="Load engines and programs that bbx did not make here.")
     ] = False,
@@ -99,23 +92,21 @@ def bench(
     from bbx import api
     from bbx.cli.live_table import live_table, print_results
 
+    asked = asked_for(options)
     with live_table(quiet=quiet) as (listener, on_row):
         document = api.bench(
             subjects or (),
             everything=everything,
             runtimes=runtime,
-            precisions=[opt.precision_named(name) for name in precision or ()],
-            batches=batch or (1,),
             profile=profile.value,
             out=out,
             resume=resume,
-            threads=threads,
-            cuda_graph=cuda_graph,
             trust=trust,
             budget_s=budget,
             shard=None if shard is None else (shard.index, shard.count),
             listener=listener,
             on_row=on_row,
+            **asked,
             **options,
         )
     if as_json:

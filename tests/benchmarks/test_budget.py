@@ -55,7 +55,7 @@ def _suite(out: Path, measured: list[str], *, budget_s: float | None) -> Suite:
         measured.append(request["key"])
         return {"key": request["key"], "verdict": "valid", "latency_ns": {"median": 1}, "reasons": []}
 
-    setting = Setting(out, "quick", None, resume=True, environment="machine", budget_s=budget_s)
+    setting = Setting(out, "quick", resume=True, environment="machine", budget_s=budget_s)
     return Suite(SUBJECTS, setting, lambda subject, row: Ready(None, None), execute)
 
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bbx.benchmarks.conditions import Conditions
 from bbx.benchmarks.plan import Row, Subject, choose_runtimes, device_of, plan, subject_named
 from bbx.errors import ArtifactError, ModelError, UnavailableError, UsageError
 from bbx.models.spec import ModelSpec
@@ -16,9 +18,8 @@ CPU_ONLY = ALL | {
 RESNET = Subject("resnet18", spec=ModelSpec("resnet18"))
 
 
-def keys(*subjects: Subject, runtimes: list[str], gpu: bool = False, **options: tuple) -> list[str]:
-    asked = {"precisions": (), "batches": (1,)} | options
-    return [row.key for row in plan(subjects, runtimes, gpu=gpu, **asked).rows]
+def keys(*subjects: Subject, runtimes: list[str], gpu: bool = False, **asked: Any) -> list[str]:
+    return [row.key for row in plan(subjects, runtimes, Conditions(**asked), gpu=gpu).rows]
 
 
 def test_a_machine_without_a_gpu_measures_fp32_on_what_it_has() -> None:
@@ -31,6 +32,7 @@ def test_a_machine_without_a_gpu_measures_fp32_on_what_it_has() -> None:
     ]
     assert {each.what: each.include for each in left_out} == {
         "compile": "--runtime compile",
+        "openvino": "--runtime openvino",
         "pt2": "--runtime pt2",
         "ort-cuda": "Buy one.",
         "tensorrt": "Buy one.",
@@ -74,7 +76,7 @@ def test_rows_of_one_subject_and_runtime_stand_together() -> None:
 
 
 def test_a_precision_that_a_runtime_lacks_is_left_out_with_a_reason() -> None:
-    found = plan([RESNET], ["torchscript", "ort-cpu"], precisions=("fp16",), batches=(1,), gpu=False)
+    found = plan([RESNET], ["torchscript", "ort-cpu"], Conditions(precisions=("fp16",)), gpu=False)
     assert [row.key for row in found.rows] == ["resnet18/ort-cpu/fp16/b1/single"]
     assert [(each.what, each.reason) for each in found.left_out] == [
         ("torchscript fp16", "bbx runs torchscript in fp32.")
@@ -86,7 +88,7 @@ def test_a_file_is_measured_where_its_format_runs(tmp_path: Path) -> None:
     (tmp_path / "net.engine").write_bytes(b"plan")
     graph = subject_named(str(tmp_path / "net.onnx"), {})
     engine = subject_named(str(tmp_path / "net.engine"), {})
-    found = plan([graph, engine], ["eager", "ort-cpu", "rtx"], precisions=("fp32",), batches=(1,), gpu=True)
+    found = plan([graph, engine], ["eager", "ort-cpu", "rtx"], Conditions(precisions=("fp32",)), gpu=True)
     assert [(Path(row.subject).name, row.runtime) for row in found.rows] == [
         ("net.onnx", "ort-cpu"),
         ("net.onnx", "rtx"),
@@ -114,10 +116,8 @@ def test_options_reach_the_model() -> None:
 
 
 def test_the_command_measures_the_row_again() -> None:
-    row = Row("resnet18", "ort-cpu", "fp16", 4)
-    command = row.command(
-        profile="report", threads=2, spec=ModelSpec("resnet18", weights="my file.pth", num_classes=7)
-    )
+    row = Row("resnet18", "ort-cpu", "fp16", 4, threads=2)
+    command = row.command(profile="report", spec=ModelSpec("resnet18", weights="my file.pth", num_classes=7))
     assert command == (
         "bbx bench resnet18 --runtime ort-cpu --precision fp16 --batch 4 --profile report --threads 2 "
         "--num-classes 7 --weights 'my file.pth'"

@@ -26,7 +26,6 @@ class Bench:
     out: Path
     sha256: str = "a" * 64
     environment: str = "machine"
-    threads: int | None = None
     spec: ModelSpec = field(default_factory=lambda: ModelSpec("resnet18"))
     errors: dict[str, BaseException] = field(default_factory=dict)
     prepare_errors: dict[str, BbxError] = field(default_factory=dict)
@@ -34,7 +33,7 @@ class Bench:
     told: list[tuple[int, int, float | None, str]] = field(default_factory=list)
 
     def run(self, *, resume: bool = False, rows: tuple[Row, ...] = ROWS) -> list[dict[str, Any]]:
-        setting = Setting(self.out, "quick", self.threads, resume, self.environment)
+        setting = Setting(self.out, "quick", resume, self.environment)
         subjects = {"resnet18": Subject("resnet18", spec=self.spec)}
         suite = Suite(subjects, setting, self._prepare, self._execute)
         self.measured.clear()
@@ -88,7 +87,6 @@ def test_resume_measures_nothing_again(bench: Bench) -> None:
     [
         lambda bench: replace(bench, sha256="b" * 64),
         lambda bench: replace(bench, environment="another machine"),
-        lambda bench: replace(bench, threads=1),
         lambda bench: replace(bench, spec=ModelSpec("resnet18", num_classes=7)),
     ],
 )

@@ -166,6 +166,7 @@ def forked_against_fresh(folder: Path, pairs: int) -> dict[str, Any]:
             **{"key": "row", "subject": "row", "runtime": runtime, "precision": "fp32", "batch": 1},
             **{"scenario": "single", "cuda_graph": False, "trust": False, "spec": spec.to_request()},
             **{"artefact": None, "artefact_sha256": None, "reference": None, "profile": "quick"},
+            **{"cache": "hot", "residence": "pageable", "threads_asked": 1, "slo_ns": None},
             **{"threads": 1, "out": str(folder), "samples": "row.npz", "command": ""},
         }
         if runtime == "ort-cpu":
