@@ -24,7 +24,8 @@ from bbx.pipeline.cases import fixed_batch, parity_cases
 from bbx.pipeline.documents import Stopwatch, weights_json
 from bbx.pipeline.ensure import commit_checked
 from bbx.pipeline.steps import EngineStep
-from bbx.pipeline.typed import manifest_of, task_of
+from bbx.pipeline.typed import manifest_of
+from bbx.pipeline.typed_parity import task_of
 from bbx.runners.ort import OrtRunner
 from bbx.runners.trt import TrtRunner
 from bbx.types import SCHEMA

@@ -12,14 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from onnx import numpy_helper
 from PIL import Image
 
 import bbx
+from bbx.errors import CheckFailed
 from bbx.exporter.detections import DETECTION_TOLERANCES, compare_detections
+from bbx.exporter.to_typed import TypedGraph, typed_from_onnx
 from bbx.exporter.verify import Case
 from bbx.images import photographs
 from bbx.models.build import Model
 from bbx.outputs import Detected, Segmented, restore
+from bbx.pipeline import typed
+from bbx.pipeline.steps import TypedStep
 from bbx.runners.base import Runner
 from bbx.runners.ort import OrtRunner
 from bbx.runners.registry import open_runner
@@ -174,6 +179,29 @@ def test_blank_images_give_well_formed_outputs(learnt: Learnt, form: str) -> Non
         assert (outputs["labels"][row, count:] == -1).all()
         assert (outputs["scores"][row, count:] == 0).all()
         assert (outputs["labels"][row, :count] > 0).all()
+
+
+def test_a_broken_graph_is_not_excused_by_detections_that_noise_changes(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The classes of the second stage change places, of which the heads of the first know nothing."""
+    learnt = _learnt("fasterrcnn", tmp_path_factory.mktemp("broken"))
+    made = bbx.export(PRESETS["fasterrcnn"], **learnt.options, lowering="onnx", out=learnt.folder)
+
+    def broken(*arguments: Any, **options: Any) -> TypedGraph:
+        graph = typed_from_onnx(*arguments, **options)
+        (bias,) = [t for t in graph.model.graph.initializer if t.name.endswith("cls_score.bias")]
+        (weight,) = [t for t in graph.model.graph.initializer if t.name.endswith("cls_score.weight")]
+        for tensor in (bias, weight):
+            values = numpy_helper.to_array(tensor).copy()
+            values[1:] = np.roll(values[1:], 1, axis=0)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        return graph
+
+    monkeypatch.setattr(typed, "typed_from_onnx", broken)
+    step = TypedStep("a test", Path(made["artifact"]), "fp16")
+    with pytest.raises(CheckFailed, match=r"of \d+ detections are matched"):
+        typed.typed_task({"step": step.to_request(), "path": str(learnt.folder / "broken.onnx")})
 
 
 def test_a_detector_in_eight_bits_keeps_its_map(tmp_path: Path) -> None:
