@@ -174,11 +174,11 @@ def _segmented(given: NDArray[Any], size: tuple[int, int], how: Preprocess) -> S
     if given.ndim == 2:
         rows, columns = (_nearest(axis, length) for axis, length in zip((y, x), given.shape, strict=True))
         return Segmented(given[rows[:, None], columns].astype(np.int64))
-    down, across = _weights(y, given.shape[1]), _weights(x, given.shape[2])
+    down, across = _Between.of(y, given.shape[1]), _Between.of(x, given.shape[2])
     best = np.full((height, width), -np.inf)
     labels = np.zeros((height, width), dtype=np.int64)
     for label, plane in enumerate(given):  # class by class: all planes of a large image fill the memory
-        values = down @ plane.astype(np.float64) @ across.T
+        values = _interpolated(plane, down, across)
         higher = values > best
         best[higher], labels[higher] = values[higher], label
     return Segmented(labels)
@@ -189,10 +189,7 @@ def resized(plane: NDArray[Any], height: int, width: int) -> NDArray[np.float64]
     old_height, old_width = plane.shape
     y = (np.arange(height) + 0.5) * old_height / height - 0.5
     x = (np.arange(width) + 0.5) * old_width / width - 0.5
-    values: NDArray[np.float64] = (
-        _weights(y, old_height) @ plane.astype(np.float64) @ _weights(x, old_width).T
-    )
-    return values
+    return _interpolated(plane, _Between.of(y, old_height), _Between.of(x, old_width))
 
 
 def _nearest(positions: NDArray[np.floating[Any]], length: int) -> NDArray[np.int64]:
@@ -200,13 +197,32 @@ def _nearest(positions: NDArray[np.floating[Any]], length: int) -> NDArray[np.in
     return cells
 
 
-def _weights(positions: NDArray[np.floating[Any]], length: int) -> NDArray[np.float64]:
-    """Linear interpolation as a matrix [positions, length]; outside, the border counts."""
-    inside = np.clip(positions, 0, length - 1)
-    low = np.floor(inside).astype(np.int64)
-    high = np.minimum(low + 1, length - 1)
-    matrix = np.zeros((len(inside), length))
-    rows = np.arange(len(inside))
-    np.add.at(matrix, (rows, low), 1 - (inside - low))
-    np.add.at(matrix, (rows, high), inside - low)
-    return matrix
+@dataclass(frozen=True, slots=True)
+class _Between:
+    """Where positions stand between the cells of an axis.
+
+    Attributes:
+        low, high: int64 [N], the cells before and behind each.
+        share: float64 [N], how much of it the one behind is.
+    """
+
+    low: NDArray[np.int64]
+    high: NDArray[np.int64]
+    share: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, positions: NDArray[np.floating[Any]], length: int) -> _Between:
+        """Of positions on an axis of so many cells; outside, the border counts."""
+        inside = np.clip(positions, 0, length - 1).astype(np.float64)
+        low = np.floor(inside).astype(np.int64)
+        return cls(low, np.minimum(low + 1, length - 1), inside - low)
+
+
+def _interpolated(plane: NDArray[Any], down: _Between, across: _Between) -> NDArray[np.float64]:
+    """A plane at the positions of its rows and columns, bilinearly."""
+    plane = plane.astype(np.float64)
+    rows = plane[down.low]
+    rows += (plane[down.high] - rows) * down.share[:, None]
+    left = rows[:, across.low]
+    left += (rows[:, across.high] - left) * across.share
+    return left
