@@ -10,6 +10,7 @@
     bbx.parity("resnet50.int8.onnx")                   # every stage from torch to the artefact
     bbx.bisect("resnet50.int8.onnx")                   # the nodes that lose it, and the graph without them
     bbx.evaluate(["a.onnx", "b.onnx"], "pets/test")    # task metrics side by side, with intervals and flips
+    bbx.predict("a.onnx", ["cat.jpg"])                 # labels, boxes or masks, in the image's pixels
     bbx.bench(["resnet50"], runtimes=["ort-cpu"])      # measurements with verdicts
     bbx.compare("old.onnx", "new.onnx")                # faster, slower, same, or not known
     bbx.report(["run-1", "run-2"], out="merged")       # several runs in one report
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from bbx.benchmarks.reports import report
     from bbx.by_manifest import postprocess, preprocess
     from bbx.costs.summary import summary
+    from bbx.evaluate_api import evaluate, predict
     from bbx.train_api import train
-    from bbx.evaluate_api import evaluate
     from bbx.verify_api import bisect, parity
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "export",
     "parity",
     "postprocess",
+    "predict",
     "preprocess",
     "quantize",
     "report",
@@ -61,6 +63,7 @@ _HOMES = {
     "evaluate": "bbx.evaluate_api",
     "parity": "bbx.verify_api",
     "postprocess": "bbx.by_manifest",
+    "predict": "bbx.evaluate_api",
     "preprocess": "bbx.by_manifest",
     "report": "bbx.benchmarks.reports",
     "summary": "bbx.costs.summary",

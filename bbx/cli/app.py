@@ -19,6 +19,7 @@ from bbx.cli import (
     export,
     models,
     parity,
+    predict,
     quantize,
     report,
     summary,
@@ -44,6 +45,7 @@ app.command("quantize")(quantize.quantize)
 app.command("parity")(parity.parity)
 app.command("bisect")(bisect.bisect)
 app.command("eval")(eval.evaluate)
+app.command("predict")(predict.predict)
 app.command("train")(train.train)
 app.command("bench")(bench.bench)
 app.command("compare")(compare.compare)
