@@ -159,6 +159,30 @@ def test_a_list_gives_the_artefact_again_until_an_image_changes(
     assert [answer.document["reused"] for answer in answers] == [False, True, False]
 
 
+@pytest.fixture
+def masked(tmp_path: Path) -> Path:
+    """Eight pictures, with masks of two classes."""
+    for number, photograph in enumerate(photographs() * 2):
+        picture = Image.open(photograph).convert("RGB").resize((64, 64))
+        for name, image in (("images", picture), ("masks", picture.convert("L").point(lambda v: v // 128))):
+            (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+            image.save(tmp_path / "data" / name / f"{number}.png")
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize(("classes", "metric"), [(2, "mIoU"), (3, "pixel_agreement")])
+def test_a_budget_is_in_the_terms_of_the_masks(
+    bbx: Any, masked: Path, tmp_path: Path, classes: int, metric: str
+) -> None:
+    ask = ("quantize", "lraspp_mobilenet_v3_large", "--num-classes", classes, "--image-size", 64, "--method")
+    answer = bbx(*ask, "max", "--calib", masked, "--max-drop", "99%", "--json", "-q", "-o", tmp_path)
+    assert answer.code == 0, answer.stderr
+    assert answer.document["accuracy"]["metric"] == metric
+    assert answer.document["calibration"]["images"] + answer.document["calibration"]["held_out"] == 8
+    told = [text for text in answer.document["warnings"] if "annotations are not used" in text]
+    assert len(told) == (metric == "pixel_agreement")
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

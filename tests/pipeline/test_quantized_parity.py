@@ -1,0 +1,62 @@
+"""What the parity of an eight-bit graph proves where nobody trained the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bbx.calibration.scales import TensorScale, read_scales, write_scales
+from bbx.images import photographs
+
+CLASSIFIER = ("timm:test_resnet", "--image-size", 64, "--weights", "random")
+TWO_STAGES = ("fasterrcnn_mobilenet_v3_large_320_fpn", "--image-size", "192x256", "--weights", "random")
+
+
+@pytest.fixture
+def pictures() -> Path:
+    return photographs()[0].parent
+
+
+def _quantize(bbx: Any, model: tuple[Any, ...], pictures: Path, out: Path, *options: Any) -> Any:
+    asked = ("--calib", pictures, "--calib-batch", 1, "--method", "mse", "--json", "-q", "-o", out, *options)
+    return bbx("quantize", *model, *asked)
+
+
+def _too_small(scales: Path) -> Path:
+    """The same scales, a thousandth as large: everything saturates."""
+    path = scales.with_name("small.json")
+    given = {name: TensorScale(scale / 1000) for name, scale in read_scales(scales).items()}
+    write_scales(path, given)
+    return path
+
+
+def test_random_weights_that_lose_everything_prove_nothing_at_any_stage(
+    bbx: Any, pictures: Path, tmp_path: Path
+) -> None:
+    good = _quantize(bbx, CLASSIFIER, pictures, tmp_path)
+    assert (good.code, good.document["parity"]["verdict"]) == (0, "pass"), good.stderr
+    small = _too_small(Path(good.document["calibration"]["scales"]))
+    bad = _quantize(bbx, CLASSIFIER, pictures, tmp_path / "bad", "--scales", small)
+    assert (bad.code, bad.document["parity"]["verdict"]) == (0, "inconclusive"), bad.stderr
+    assert bad.document["parity"]["reasons"][0].startswith("Random weights have no answer to keep: ")
+    staged = bbx("parity", bad.document["artifact"], "--json", "-q")
+    assert (staged.code, staged.document["verdict"]) == (0, "inconclusive"), staged.stderr
+    (qdq,) = [stage for stage in staged.document["stages"] if stage["stage"] == "qdq"]
+    assert qdq["to_first"]["reasons"][0].startswith("Random weights have no answer to keep: ")
+
+
+@pytest.mark.timeout(300)
+def test_a_detector_of_random_weights_is_judged_by_the_heads_of_both_stages(
+    bbx: Any, pictures: Path, tmp_path: Path
+) -> None:
+    found = _quantize(bbx, TWO_STAGES, pictures, tmp_path)
+    assert found.code == 0, found.stderr
+    parity = found.document["parity"]
+    of_heads = [case for case in parity["cases"] if "detections" not in case]
+    assert parity["verdict"] == "pass" or parity["reasons"][0].startswith("Random weights")
+    assert of_heads
+    # Logits and boxes of the one level of proposals, and of the second stage.
+    assert all(len(case["outputs"]) == 4 for case in of_heads)
+    assert all(0 < each["rel_l2"] < 1 for case in of_heads for each in case["outputs"].values())
