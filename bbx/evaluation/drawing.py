@@ -91,8 +91,8 @@ def _with_detections(canvas: Image.Image, found: Detected, names: Sequence[str],
 
 def _with_labels(canvas: Image.Image, result: Segmented, names: Sequence[str], scale: int) -> Image.Image:
     labels, pixels = np.unique(result.labels, return_counts=True)
-    order = [int(labels[place]) for place in np.argsort(-pixels) if labels[place] != 0]
     shares = {int(label): count / result.labels.size for label, count in zip(labels, pixels, strict=True)}
+    order = sorted((label for label in shares if label != 0), key=lambda label: -shares[label])
     for label in order:
         canvas = _veiled(canvas, _enlarged(result.labels == label, scale), colour_of(label))
     _legend(
