@@ -126,16 +126,17 @@ def _stages(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def by_cost() -> list[str]:
-    """Names of all presets, those with the fewest parameters first; detectors count tenfold."""
-    import torch
+    """Names of all presets, those of the fewest operations first, as torchvision has counted them.
 
-    def cost(model: Preset) -> float:
-        with torch.device("meta"):
-            module = bbx.build(model.name, weights="random").module
-        share = {"classification": 1, "segmentation": 4, "detection": 10}[model.task]
-        return share * sum(parameter.numel() for parameter in module.parameters())
+    What torchvision does not have comes after the rest.
+    """
+    from torchvision.models import get_model_weights
 
-    return [model.name for model in sorted(presets(), key=cost)]
+    def operations(model: Preset) -> float:
+        kind, _, name = model.source.partition(":")
+        return get_model_weights(name).DEFAULT.meta["_ops"] if kind == "torchvision" else float("inf")
+
+    return [model.name for model in sorted(presets(), key=operations)]
 
 
 def in_a_child(name: str, cap_s: float) -> dict[str, Any]:
