@@ -13,7 +13,7 @@ from bbx.artifact import checked_graph
 from bbx.costs.layers import Costs, Layer, Volume, volume
 from bbx.costs.liveness import Use, peak_bytes
 from bbx.errors import ArtifactError
-from bbx.exporter.onnx_graph import TensorInfo, subgraphs, tensor_infos
+from bbx.exporter.onnx_graph import TensorInfo, subgraphs, tensor_infos, weightless
 from bbx.exporter.onnx_io import graph_specs
 from bbx.types import BYTES_PER_ELEMENT, Precision, TensorSpec
 
@@ -30,12 +30,16 @@ Shape = tuple[int, ...]
 Infos = dict[str, TensorInfo]
 
 
-def graph_costs(path: Path, batch: int, size: tuple[int, int] | None = None) -> Costs:
+def graph_costs(
+    path: Path, batch: int, size: tuple[int, int] | None = None, *, thorough: bool = True
+) -> Costs:
     """Count the costs of one inference of a graph.
 
     Args:
         batch: replaces a first dimension that is dynamic.
         size: height and width, which replace those of a four-dimensional input that are dynamic.
+        thorough: compute the shapes that the graph computes in ways that shape inference does not follow; it
+            takes a library that takes a second to load.
 
     Raises:
         ArtifactError: the file is no ONNX graph, or an input has another dynamic dimension.
@@ -48,7 +52,25 @@ def graph_costs(path: Path, batch: int, size: tuple[int, int] | None = None) -> 
     del model.graph.value_info[:]
     for output in model.graph.output:
         output.type.tensor_type.ClearField("shape")
-    return _Counter(model).costs()
+    infos = tensor_infos(model)
+    if thorough and not all(_is_known(infos, name) for node in model.graph.node for name in node.output):
+        infos |= _computed(model)
+    return _Counter(model, infos).costs()
+
+
+def _is_known(infos: Infos, name: str) -> bool:
+    info = infos.get(name)
+    return not name or (info is not None and info.shape is not None and None not in info.shape)
+
+
+def _computed(model: ModelProto) -> Infos:
+    """What is known of the tensors that are left when all that depends on shapes alone is computed."""
+    from onnxscript.optimizer import fold_constants
+
+    bare = weightless(model)
+    fold_constants(bare, onnx_shape_inference=True)
+    infos = tensor_infos(bare)
+    return {name: info for name, info in infos.items() if _is_known(infos, name)}
 
 
 def _fix_inputs(path: Path, graph: GraphProto, batch: int, size: tuple[int, int] | None) -> None:
@@ -75,9 +97,9 @@ def _fix_inputs(path: Path, graph: GraphProto, batch: int, size: tuple[int, int]
 class _Counter:
     """Counts the nodes of one graph whose inputs have concrete shapes."""
 
-    def __init__(self, model: ModelProto) -> None:
+    def __init__(self, model: ModelProto, infos: Infos) -> None:
         self._model = model
-        self._infos = tensor_infos(model)
+        self._infos = infos
         self._weights = {
             tensor.name: prod(tensor.dims)
             for tensor in _constants(model.graph)

@@ -164,30 +164,39 @@ def module_costs(module: nn.Module, inputs: Sequence[TensorSpec], names: Sequenc
         names: of its outputs.
     """
     try:
-        return _traced(_on_meta(module), inputs, names, "meta")
+        return _traced(_on_meta(module), module, inputs, names)
     except _TRACING_FAILS:
-        if next(module.parameters(), torch.empty(0)).is_meta:
+        if _is_on_meta(module):
             raise
     # It looks at values, so it must have some. What fails here fails for the user as well.
-    return _traced(module, inputs, names, "cpu")
+    return _traced(module, module, inputs, names)
 
 
 def _on_meta(module: nn.Module) -> nn.Module:
     """The module without its numbers."""
-    tensors = [*module.parameters(), *module.buffers()]
-    if tensors and all(tensor.is_meta for tensor in tensors):
+    if _is_on_meta(module):
         return module
+    tensors = [*module.parameters(), *module.buffers()]
     # Copied with the tensors shared, since `to` replaces them.
     return copy.deepcopy(module, memo={id(tensor): tensor for tensor in tensors}).to("meta")
 
 
-def _traced(module: nn.Module, inputs: Sequence[TensorSpec], names: Sequence[str], device: str) -> Costs:
+def _is_on_meta(module: nn.Module) -> bool:
+    tensors = [*module.parameters(), *module.buffers()]
+    return bool(tensors) and all(tensor.is_meta for tensor in tensors)
+
+
+def _traced(
+    module: nn.Module, original: nn.Module, inputs: Sequence[TensorSpec], names: Sequence[str]
+) -> Costs:
+    """Trace `module`; `original` is it with its own parameters, which know what they share."""
     trace = _Trace()
+    device = "cpu" if module is original and not _is_on_meta(module) else "meta"
     feeds = [
         torch.zeros([size or 1 for size in spec.shape], dtype=getattr(torch, spec.dtype), device=device)
         for spec in inputs
     ]
-    weights = sum(map(_volume, module.parameters()), Volume())
+    weights = sum(map(_volume, original.parameters()), Volume())
     fed = [trace.hold(feed) for feed in feeds]
     # Fused inference paths of torch's own would be one operator that nobody has a formula for.
     fused = torch.backends.mha.get_fastpath_enabled()
@@ -205,13 +214,13 @@ def _traced(module: nn.Module, inputs: Sequence[TensorSpec], names: Sequence[str
         return peak_bytes(trace.uses, sizes, inputs=fed, outputs=outputs)
 
     return Costs(
-        layers=tuple(_layers(module, trace)),
+        layers=tuple(_layers(original, trace)),
         inputs=tuple(inputs),
         outputs=tuple(
             TensorSpec(name, _dtype(tensor), tuple(tensor.shape))
             for name, tensor in zip(names, given, strict=False)
         ),
-        buffers=sum(map(_volume, module.buffers()), Volume()),
+        buffers=sum(map(_volume, original.buffers()), Volume()),
         boundary=sum(map(_volume, [*feeds, *given]), weights),
         peak=peak,
     )

@@ -129,7 +129,7 @@ def summary_task(request: Document) -> Document:
 
 def _module_costs(request: Document) -> Costs:
     from bbx.costs.module import module_costs  # torch
-    from bbx.models.build import outline
+    from bbx.models.outline import outline
 
     model = outline(ModelSpec.from_request(request["spec"]))
     inputs = [TensorSpec(spec.name, spec.dtype, spec.concrete(request["batch"])) for spec in model.inputs]

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from bbx.artifact import WeightsOrigin
-from bbx.errors import ModelError
 from bbx.models.caches import named_checkpoint
 from bbx.models.class_names import published_classes
 from bbx.models.classifier import from_factory, from_library
@@ -118,25 +117,6 @@ def build(spec: ModelSpec, *, to_learn: bool = False) -> Model:
         reference=reference,
         head=parts.head if spec.input == "float32" else None,
     )
-
-
-def outline(spec: ModelSpec) -> Model:
-    """Build a model without numbers, on the meta device: nothing is downloaded, drawn or computed.
-
-    Where a constructor needs numbers, the model is built with random ones instead. Weights in a file are
-    loaded, so that one that does not fit is found.
-
-    Raises:
-        as `build`.
-    """
-    if spec.weights_are_a_file:
-        return build(spec)
-    bare = replace(spec, weights="random")
-    try:
-        with torch.device("meta"):
-            return build(bare)
-    except (RuntimeError, NotImplementedError, TypeError, ModelError):
-        return build(bare)
 
 
 def _parts(spec: ModelSpec, *, to_learn: bool) -> Parts:

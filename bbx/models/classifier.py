@@ -10,7 +10,7 @@ from torch import nn
 from bbx.errors import ModelError, WeightsError
 from bbx.models.batch_norm import estimate_batch_norm
 from bbx.models.checkpoint import Head
-from bbx.models.construct import check_size, construct, is_outline, seeded
+from bbx.models.construct import check_size, construct, device_of, is_outline, seeded
 from bbx.models.factory import call_factory
 from bbx.models.heads import attach, classifier_path
 from bbx.models.loading import load_file, load_pretrained
@@ -120,7 +120,7 @@ def _found_output(module: nn.Module, spec: ModelSpec, preprocess: Preprocess) ->
     size = f"{preprocess.height}x{preprocess.width}"
     try:
         with torch.inference_mode():
-            given = module(torch.zeros(1, 3, preprocess.height, preprocess.width))
+            given = module(torch.zeros(1, 3, preprocess.height, preprocess.width, device=device_of(module)))
     except _REFUSALS as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(

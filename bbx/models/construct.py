@@ -27,9 +27,14 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module has its parameters; the CPU for one that has none."""
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+
+
 def is_outline(module: nn.Module) -> bool:
     """Whether a module has shapes and no numbers: it was made on the meta device."""
-    return any(parameter.is_meta for parameter in module.parameters())
+    return device_of(module).type == "meta"
 
 
 def sized(preprocess: Preprocess, spec: ModelSpec) -> Preprocess:

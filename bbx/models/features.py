@@ -11,6 +11,7 @@ from torch import nn
 from bbx import lazy
 from bbx.errors import ModelError
 from bbx.models.classifier import from_library
+from bbx.models.construct import device_of
 from bbx.models.parts import Parts
 from bbx.models.registry import resolve
 from bbx.models.spec import FeatureMap, ModelSpec, Preset
@@ -85,7 +86,9 @@ def feature_maps(spec: ModelSpec) -> FeatureMaps:
 def _as_timm_says(name: str, parts: Parts) -> FeatureMaps:
     levels: Any = parts.module.feature_info
     features = tuple(FeatureMap(level["module"], level["num_chs"], level["reduction"]) for level in levels)
-    example = torch.zeros(1, 3, parts.preprocess.height, parts.preprocess.width)
+    example = torch.zeros(
+        1, 3, parts.preprocess.height, parts.preprocess.width, device=device_of(parts.module)
+    )
     try:
         maps = FeatureMaps(parts.module, features).eval()
         with torch.inference_mode():

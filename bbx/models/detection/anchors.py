@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.models.detection.image_list import ImageList
 
+from bbx.models.construct import device_of
+
 
 def feature_maps(backbone: nn.Module, images: Tensor) -> list[Tensor]:
     """What a detector's backbone gives, finest level first: each [B, C, H_l, W_l]."""
@@ -22,7 +24,7 @@ def map_sizes(backbone: nn.Module, size: tuple[int, int]) -> dict[str, tuple[int
     The backbone runs on fake tensors: its shapes are found out without computing anything.
     """
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        maps = backbone(torch.zeros(1, 3, *size))
+        maps = backbone(torch.zeros(1, 3, *size, device=device_of(backbone)))
         named = {"0": maps} if isinstance(maps, Tensor) else maps
         return {name: (level.shape[-2], level.shape[-1]) for name, level in named.items()}
 
