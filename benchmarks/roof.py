@@ -158,14 +158,14 @@ def _costs(request: dict[str, Any]) -> Costs | None:
     if graphs:
         from bbx.costs.graph import graph_costs
 
-        return graph_costs(graphs[-1], request["batch"])
+        return graph_costs(graphs[-1], request["batch"], thorough=False)
     if request["spec"] is None:
         return None
     spec = ModelSpec.from_request(request["spec"])
     if task_of(check_options(spec)) == "detection":
         return None  # which the forms of one network do with different operators
     from bbx.costs.module import module_costs  # torch
-    from bbx.models.build import outline
+    from bbx.models.outline import outline
 
     model = outline(spec)
     inputs = [TensorSpec(given.name, given.dtype, given.concrete(request["batch"])) for given in model.inputs]

@@ -53,9 +53,10 @@ def _without_numbers() -> Iterator[None]:
     def of_buffer(module: nn.Module, name: str, buffer: torch.Tensor) -> torch.Tensor | None:
         return None if buffer.is_meta or is_lazy(buffer) else buffer.to("meta")
 
+    # torch documents that a hook may give another tensor, and declares that it gives none.
     handles = (
-        hooks.register_module_parameter_registration_hook(of_parameter),
-        hooks.register_module_buffer_registration_hook(of_buffer),
+        hooks.register_module_parameter_registration_hook(of_parameter),  # type: ignore[arg-type]
+        hooks.register_module_buffer_registration_hook(of_buffer),  # type: ignore[arg-type]
     )
     try:
         yield
