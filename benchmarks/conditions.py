@@ -17,6 +17,9 @@ Scenario = Literal["single", "multi", "offline", "server"]
 """`single`: one request at a time, the next when the last is answered. `multi`: the same for several sizes of
 a request. `offline`: as many in flight as it takes to do the most work. `server`: as they come in."""
 
+RATES: tuple[Scenario, ...] = ("offline", "server")
+"""Scenarios whose result is a throughput; the latencies are those at it."""
+
 Cache = Literal["hot", "cold"]
 """What a run finds in the CPU's caches: what the last one left there, or nothing of it."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bbx.benchmarks.conditions import RATES
 from bbx.benchmarks.decide import Finding, corrected, fired, unpaired
 from bbx.benchmarks.environment import lasting
 from bbx.benchmarks.journal import Document
@@ -185,6 +186,8 @@ def _traces(base: Stored, head: Stored, key: str) -> tuple[Samples, Samples] | s
     for name, row in (("base", before), ("head", after)):
         if row["verdict"] != "valid":
             return f"The row of {name} is {row['verdict']}, so its number may not be believed."
+    if after["scenario"] in RATES:
+        return "Its result is a rate, and the samples are latencies at that rate: compare the two rates."
     for fact in _SAME_IN_A_ROW:
         if before.get(fact) != after.get(fact):
             return f"The rows differ in {fact}: {before.get(fact)} and {after.get(fact)}."

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bbx.benchmarks.conditions import described
 from bbx.benchmarks.units import duration, mebibytes, milliseconds, significant
 from bbx.cli.output import print_table, reporting
 from bbx.process import Event, Listener, Notice
@@ -18,6 +19,7 @@ COLUMNS = [
     "subject",
     "runtime",
     "precision",
+    "conditions",
     "batch",
     "median",
     "95 % interval",
@@ -26,7 +28,7 @@ COLUMNS = [
     "parity",
     "",
 ]
-_RIGHT = 3
+_RIGHT = 4
 
 
 @contextmanager
@@ -91,7 +93,7 @@ def _growing_table() -> Iterator[tuple[Listener, OnRow]]:
 
 def cells(row: dict[str, Any]) -> list[str]:
     """One row of the table, as text; the last cell says why a row is not `valid`."""
-    identity = [row["subject"], row["runtime"], row["precision"], str(row["batch"])]
+    identity = [row["subject"], row["runtime"], row["precision"], described(row), str(row["batch"])]
     parity = (row.get("parity") or {}).get("verdict", "–")
     latency = row["latency_ns"]
     if not latency:
@@ -102,7 +104,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         *identity,
         milliseconds(latency["median"]),
         "–".join(significant(edge / 1e6) for edge in interval) if interval else "–",
-        significant(row["throughput_per_s"], 3),
+        significant(row["throughput_per_s"], 3) if row["throughput_per_s"] else "–",
         mebibytes(row["peak_bytes"]) if row["peak_bytes"] else "–",
         parity,
         "" if row["verdict"] == "valid" else row["verdict"],

@@ -13,6 +13,7 @@ from importlib import resources
 from string import Template
 from typing import Any
 
+from bbx.benchmarks.conditions import described
 from bbx.benchmarks.journal import Document
 from bbx.benchmarks.reports.cautions import cautions
 from bbx.benchmarks.reports.document import (
@@ -47,6 +48,13 @@ _SHOWN_WHERE_THERE = (
     "runs",
     "stopped",
     "threads",
+    "threads_asked",
+    "cache",
+    "residence",
+    "slo_ns",
+    "in_flight",
+    "processes",
+    "search",
     "device",
     "clock",
     "load",
@@ -114,6 +122,7 @@ def _row(row: Document, machine: int, change: dict[str, Any] | None, picture: Dr
     return {
         **{name: row[name] for name in _SHOWN_AS_THEY_ARE},
         **{name: row[name] for name in _SHOWN_WHERE_THERE if row.get(name) is not None},
+        "conditions": described(row),
         "machine": machine,
         "grade": "valid" if is_valid(row) else "failed" if failed_check(row) else "doubted",
         "random": row.get("weights") == "random",

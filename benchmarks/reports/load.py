@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from bbx.benchmarks.conditions import HOME
 from bbx.benchmarks.journal import Document
 from bbx.errors import ArtifactError
 from bbx.types import SCHEMA
@@ -35,6 +36,12 @@ class _Latency(_Part):
     mean: float
 
 
+class _Phase(_Part):
+    median: float
+    ci95: list[int] | None
+    samples: int
+
+
 class _Row(_Part):
     key: str
     subject: str
@@ -42,6 +49,11 @@ class _Row(_Part):
     precision: str
     batch: int
     scenario: str
+    cache: str
+    residence: str
+    slo_ns: int | None
+    threads_asked: int | None
+    phases_ns: dict[str, _Phase] | None = None
     verdict: str
     reasons: list[_Reason]
     latency_ns: _Latency | None
@@ -120,8 +132,25 @@ def read_report(folder: Path) -> Document:
     """
     file = folder / "report.json"
     document = read_document(file, _hint(folder))
+    _complete(document)
     _validate(file, _Report, document, "report of `bbx bench`")
     return document
+
+
+def _complete(document: Document) -> None:
+    """Add what reports did not say before rows were measured under more conditions than one.
+
+    A row was one request at a time with hot caches, from where the runtime wants its input; how many threads
+    were asked for stands only in its command.
+    """
+    rows = document.get("results")
+    for row in rows if isinstance(rows, list) else ():
+        if isinstance(row, dict):
+            row.setdefault("scenario", "single")
+            row.setdefault("cache", "hot")
+            row.setdefault("residence", HOME["cuda" if row.get("device") == "cuda" else "cpu"])
+            row.setdefault("slo_ns", None)
+            row.setdefault("threads_asked", None)
 
 
 def _hint(folder: Path) -> str:

@@ -6,10 +6,11 @@ Only rows with the verdict `valid` stand in the headline table.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bbx.benchmarks.conditions import described
 from bbx.benchmarks.journal import Document
 from bbx.benchmarks.reports.cautions import cautions
 from bbx.benchmarks.reports.document import (
@@ -23,6 +24,7 @@ from bbx.benchmarks.reports.document import (
     why,
 )
 from bbx.benchmarks.reports.facts import environment_lines
+from bbx.benchmarks.reports.threads import Tuned, tuned
 from bbx.benchmarks.units import mebibytes, milliseconds, significant
 
 LONGEST = 65_000
@@ -31,11 +33,13 @@ LONGEST = 65_000
 _LONGEST_CELL = 600
 
 _IDENTITY = ("model", "runtime", "precision", "batch")
+_PLAIN = "single"
 
 _HOW_TO_READ = """\
 ## How to read this
 
-- Every number is the time of one inference, copies to and from the runtime left out, one at a time.
+- Every number is the time of one inference, copies to and from the runtime left out, one at a time; where a
+  row's **conditions** are others, they say so, and of `offline` and `server` images/s is the result.
   **median** is the middle run, **interval** its 95 % block-bootstrap confidence interval, **p90** and **p99**
   the runs that 10 % and 1 % exceed (– where there were too few runs to say).
 - Two rows whose intervals overlap are not known to differ.
@@ -97,22 +101,30 @@ def _head(report: Document, valid: int) -> str:
 
 
 def _headline(report: Document, rows: Sequence[Document]) -> _Section:
-    head = [*_IDENTITY, "median", "interval", "p90", "p99", "images/s", "memory"]
+    head, identity = _identity(report)
+    head = [*head, "median", "interval", "p90", "p99", "images/s", "memory", "parity"]
     names = machines(report)
     if len(names) == 1:
-        return _Section("", [*head, "parity"], [_cells(row) for row in rows])
-    cells = [[*_cells(row), names[fingerprint_in(report, row)]] for row in rows]
-    return _Section("", [*head, "parity", "machine"], cells)
+        return _Section("", head, [[*identity(row), *_cells(row)] for row in rows])
+    cells = [[*identity(row), *_cells(row), names[fingerprint_in(report, row)]] for row in rows]
+    return _Section("", [*head, "machine"], cells)
+
+
+def _identity(report: Document) -> tuple[list[str], Callable[[Document], list[str]]]:
+    """What tells rows apart: titles, and the cells of a row. Conditions are named where there are several."""
+    several = any(described(row) != _PLAIN for row in report["results"])
+
+    def cells(row: Document) -> list[str]:
+        found = [subject(row), row["runtime"], row["precision"], str(row["batch"])]
+        return [*found, described(row)] if several else found
+
+    return [*_IDENTITY, "conditions"] if several else [*_IDENTITY], cells
 
 
 def _cells(row: Document) -> list[str]:
     latency = row["latency_ns"]
     low, high = latency["ci95"]
     return [
-        subject(row),
-        row["runtime"],
-        row["precision"],
-        str(row["batch"]),
         milliseconds(latency["median"]),
         f"{significant(low / 1e6)} – {significant(high / 1e6)}",
         *("–" if latency[name] is None else milliseconds(latency[name]) for name in ("p90", "p99")),
@@ -124,11 +136,16 @@ def _cells(row: Document) -> list[str]:
 
 def _asides(report: Document) -> list[_Section]:
     """What does not stand in the headline table."""
-    doubted = [_doubt(row) for row in report["results"] if not is_valid(row)]
+    identity, cells = _identity(report)
+    doubted = [[*cells(row), *_doubt(row)] for row in report["results"] if not is_valid(row)]
     left_out = [[each["what"], each["reason"], each["include"]] for each in report["left_out"]]
-    head = [*_IDENTITY, "median", "verdict", "reason", "what to do"]
+    head = [*identity, "median", "verdict", "reason", "what to do"]
+    swept = [
+        [*cells(each.default)[:4], *_times(each), f"{each.gain:.2f}"] for each in tuned(report["results"])
+    ]
     sections = [
         _Section("Not valid", head, doubted),
+        _Section("Threads", [*_IDENTITY, "default", "best", "threads", "times as fast"], swept),
         _Section("Left out", ["what", "why", "to include it"], left_out),
     ]
     return [section for section in sections if section.rows]
@@ -136,16 +153,14 @@ def _asides(report: Document) -> list[_Section]:
 
 def _doubt(row: Document) -> list[str]:
     latency = row["latency_ns"]
-    return [
-        subject(row),
-        row["runtime"],
-        row["precision"],
-        str(row["batch"]),
-        milliseconds(latency["median"]) if latency else "–",
-        row["verdict"],
-        why(row),
-        what_to_do(row),
-    ]
+    median = milliseconds(latency["median"]) if latency else "–"
+    return [median, row["verdict"], why(row), what_to_do(row)]
+
+
+def _times(found: Tuned) -> list[str]:
+    best = found.best
+    medians = [milliseconds(row["latency_ns"]["median"]) for row in (found.default, best)]
+    return [*medians, str(best.get("threads_asked") or "default")]
 
 
 def _environments(report: Document) -> str:

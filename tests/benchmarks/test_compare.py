@@ -289,7 +289,7 @@ def test_artefacts_for_other_inputs_are_refused(tmp_path: Path) -> None:
     [
         ({"keys": ["x"]}, "--key belongs to the comparison of two reports"),
         ({"despite": ["cpu"]}, "--despite belongs"),
-        ({"runtime": ["torchscript"]}, "torchscript does not run .* These do: ort-cpu, ort-cuda"),
+        ({"runtime": ["torchscript"]}, "torchscript does not run .* These do: ort-cpu, openvino, ort-cuda"),
         ({"runtime": ["ort-cpu"] * 3}, "once for both, or twice"),
         ({"effect": 2.0}, "--effect is a share between 0 and 1"),
     ],
@@ -318,4 +318,4 @@ def test_what_bench_writes_can_be_compared(tmp_path: Path) -> None:
         bench([str(net)], runtimes=["ort-cpu"], threads=1, out=folder)
     found = compare(*folders)
     keys = [each["key"] for each in (*found["pairs"], *found["not_compared"])]
-    assert keys == [f"{net}/ort-cpu/fp32/b1/single"]
+    assert keys == [f"{net}/ort-cpu/fp32/b1/single/t1"]

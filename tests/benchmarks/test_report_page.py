@@ -14,6 +14,8 @@ from tests.sample_reports import distance, failed, made, measured, row
 
 ATTACK = '</script><script>window.pwned=1</script><img src=x onerror="window.pwned=2"><!--'
 
+PHASE = {"median": 1.0, "ci95": None, "samples": 3}
+
 
 def shown(page: chromium.Page, column: str) -> list[str]:
     """The first line of each cell of a column, by its class or number."""
@@ -49,7 +51,7 @@ def test_nothing_of_a_report_is_markup_or_runs(browser: chromium.Page, tmp_path:
             **evil,
             reasons=[text],
             accuracy={ATTACK: 0.5},
-            phases_ns={ATTACK: 1.0},
+            phases_ns={ATTACK: PHASE},
             stopped=ATTACK,
         ),
     ]
@@ -216,7 +218,8 @@ def test_the_front_has_the_rows_that_no_valid_row_beats(browser: chromium.Page, 
 
 
 def test_time_by_phase_is_stacked_in_the_order_of_the_phases(browser: chromium.Page, tmp_path: Path) -> None:
-    phases = {"end_to_end": 7e6, "compute": 4e6, "pre": 2e6, "post": 1e6}
+    medians = {"end_to_end": 7e6, "compute": 4e6, "pre": 2e6, "post": 1e6, "enqueue": 3e6}
+    phases = {name: PHASE | {"median": median} for name, median in medians.items()}
     reports.write(made(row(phases_ns=phases), row(subject="other")), tmp_path)
     page = browser.open_afresh(tmp_path / "report.html")
     place = "[node.x.baseVal.value, node.width.baseVal.value, node.textContent]"

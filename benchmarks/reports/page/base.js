@@ -27,8 +27,17 @@ const mib = (bytes) => (bytes === undefined || bytes === null ? NONE : significa
 const percent = (share) => `${share >= 0 ? "+" : "−"}${Math.abs(share * 100).toFixed(1)} %`;
 const count = (number) => number.toLocaleString("en");
 
+// One request at a time from where the runtime wants it is what a row is unless it says otherwise.
+const PLAIN = "single";
+const isPlain = (row) => row.conditions === PLAIN;
+
+function waysOf(row) {
+  const ways = `${row.runtime} · ${row.precision} · batch ${row.batch}`;
+  return isPlain(row) ? ways : `${ways} · ${row.conditions}`;
+}
+
 function nameOf(row) {
-  return `${row.subject} · ${row.runtime} · ${row.precision} · batch ${row.batch}`;
+  return `${row.subject} · ${waysOf(row)}`;
 }
 
 // The samples of a row in nanoseconds, in the order taken; decoded when they are first asked for.

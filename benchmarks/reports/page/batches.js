@@ -1,4 +1,4 @@
-// Throughput against batch: a line for each model, runtime and precision that was measured at several batches.
+// Throughput against batch: a line for all rows that differ in nothing else, where there are several.
 
 const MOST_LINES = 12;
 const batches = {};
@@ -6,7 +6,7 @@ const batches = {};
 function seriesOf(rows) {
   const series = new Map();
   for (const row of rows.filter((each) => each.throughput_per_s !== null)) {
-    const name = [row.subject, row.runtime, row.precision, row.machine].join("\n");
+    const name = [row.subject, row.runtime, row.precision, row.conditions, row.machine].join("\n");
     series.set(name, [...(series.get(name) ?? []), row]);
   }
   return [...series.values()]
@@ -18,7 +18,7 @@ function drawBatches(rows) {
   const all = seriesOf(rows);
   const lines = all.slice(0, MOST_LINES);
   if (!lines.length) {
-    batches.body.replaceChildren(nothing("None of these models was measured at more than one batch size. Type, for example: bbx bench MODEL --batch 1 --batch 8"));
+    batches.body.replaceChildren(nothing("None of these models was measured at more than one batch size. Type, for example: bbx bench MODEL --scenario multi"));
     return;
   }
   const [height, left, top] = [320, 56, 24];
@@ -50,9 +50,11 @@ function batchPoint(row, [x, y]) {
   return mark;
 }
 
+const lineName = (row) => (isPlain(row) || row.conditions === "multi" ? row.subject : `${row.subject}, ${row.conditions}`);
+
 // Names at the lines' ends, moved apart where the ends are close.
 function lineLabels(lines, place) {
-  const ends = lines.map((line) => ({ name: line[0].subject, at: place(line.at(-1)) })).sort((a, b) => a.at[1] - b.at[1]);
+  const ends = lines.map((line) => ({ name: lineName(line[0]), at: place(line.at(-1)) })).sort((a, b) => a.at[1] - b.at[1]);
   let below = -Infinity;
   return ends.map(({ name, at: [x, y] }) => {
     below = Math.max(y + 4, below + 13);

@@ -5,6 +5,10 @@ const WHAT_TO_FILTER = [
   ["runtime", (row) => row.runtime],
   ["precision", (row) => row.precision],
   ["batch", (row) => String(row.batch)],
+  ["scenario", (row) => row.scenario],
+  ["threads", (row) => String(row.threads_asked ?? "default")],
+  ["cache", (row) => row.cache ?? "hot"],
+  ["residence", (row) => row.residence ?? NONE],
   ["verdict", (row) => row.verdict],
   ["machine", (row) => report.machines[row.machine].name],
 ];

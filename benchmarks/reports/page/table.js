@@ -9,6 +9,7 @@ const COLUMNS = [
   { title: "runtime", value: (row) => row.runtime, class: "mid" },
   { title: "precision", value: (row) => row.precision, class: "mid" },
   { title: "batch", value: (row) => row.batch, class: "number mid" },
+  { title: "conditions", value: (row) => row.conditions, class: "mid", only: () => !report.rows.every(isPlain) },
   { title: "median, ms", value: latency("median"), cell: medianCell, class: "number figures median" },
   { title: "verdict", value: (row) => row.verdict, cell: (row) => row.verdict.replace("_", " "), class: "grade" },
   { title: "p90, ms", value: latency("p90"), cell: (row) => ms(latency("p90")(row)), class: "number figures wide" },
@@ -29,7 +30,7 @@ function nameCell(row) {
   const button = el("button", { type: "button", "aria-expanded": "false" }, row.subject);
   button.addEventListener("click", () => toggle(row));
   const machine = several("machine") ? ` · ${report.machines[row.machine].name}` : "";
-  const rest = `${row.runtime} · ${row.precision} · batch ${row.batch}${machine}`;
+  const rest = `${waysOf(row)}${machine}`;
   const cell = el("span", {}, button, row.random ? el("small", { class: "below" }, "random weights") : null);
   cell.append(el("small", { class: "narrow" }, rest));
   return cell;
@@ -170,8 +171,18 @@ function factsOf(row) {
   for (const [name, value] of Object.entries(row.accuracy ?? {})) facts.push([name, significant(value)]);
   if (row.load) facts.push(["machine", loadOf(row.load)]);
   if (row.threads) facts.push(["threads", String(row.threads)]);
+  if (row.in_flight) facts.push(["in flight", `${row.in_flight} requests`]);
+  if (row.processes) facts.push(["processes", row.processes.map((each) => `${ms(each.median)} ms`).join(", ")]);
+  if (row.search) facts.push(["search", row.search.trials.map(trialOf).join("; ")]);
+  for (const [name, phase] of Object.entries(row.phases_ns ?? {})) facts.push([`phase ${name}`, `${ms(phase.median)} ms, median of ${count(phase.samples)}`]);
   if (row.artefact_sha256) facts.push(["artefact", `SHA-256 ${row.artefact_sha256}`]);
   return facts;
+}
+
+const OUTCOMES = new Map([[true, "met"], [false, "missed"], [null, "not known"]]);
+
+function trialOf(trial) {
+  return `${significant(trial.rate_per_s)} requests/s: ${OUTCOMES.get(trial.met)} by ${count(trial.requests)}`;
 }
 
 // What else ran meanwhile; what could not be read is not said to be nothing.
