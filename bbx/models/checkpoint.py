@@ -209,7 +209,8 @@ def fit(
     # A frozen batch norm has no counter of batches, and nothing but training reads it.
     missing = [key for key in missing if key not in other_shape and not key.endswith(".num_batches_tracked")]
     missing = [key for key in missing if new is None or not key.startswith(new.prefix)]
-    left_out = [key for key in unexpected if key.startswith(unused)] if unused else []
+    # Not by `unexpected`: torch does not name keys of a submodule that is None, as one for training may be.
+    left_out = [key for key in state if key not in own and key.startswith(unused)] if unused else []
     unexpected = [key for key in unexpected if key not in left_out]
     problems = [
         f"{len(keys)} {problem} ({_listed(keys)})"

@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models import inception_v3
 
 from bbx.images import PHOTOGRAPHS
 from bbx.models.build import build
@@ -92,6 +93,16 @@ def test_auxiliaries_pass_gradient_to_the_layers_under_them(
     top = {"inception4e", "inception5a", "inception5b", "fc"}
     assert untaught == (top if name == "inception_v1" else {"Mixed_7a", "Mixed_7b", "Mixed_7c", "fc"})
     assert set(sides) <= {path.partition(".")[0] for path in taught}
+
+
+def test_torchvisions_checkpoint_of_inception_v3_is_loaded_without_its_auxiliary(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        state = inception_v3(aux_logits=True, init_weights=False).state_dict()
+    state = {key: torch.full(value.shape, 0.5, dtype=value.dtype) for key, value in state.items()}
+    torch.save(state, tmp_path / "inception_v3.pth")
+    model = build(ModelSpec("inception_v3", weights=str(tmp_path / "inception_v3.pth")))
+    assert any("left out AuxLogits.conv0.conv.weight" in note for note in model.notes)
+    assert all(bool((parameter == 0.5).all()) for parameter in model.module.parameters())
 
 
 def test_networks_without_auxiliaries_say_so() -> None:
