@@ -170,6 +170,16 @@ def test_layers_of_inception_v2_are_those_of_figure_5() -> None:
     ]  # fmt: skip
 
 
+def test_pooling_and_stem_of_inception_v2_are_those_of_figure_5() -> None:
+    module = network("inception_v2")
+    pooled = [f"inception{name}.branch_pool.0" for name in ("3a", "3b", "4a", "4b", "4c", "4d", "5a", "5b")]
+    kinds = [type(module.get_submodule(path)) for path in pooled]
+    assert kinds == [nn.AvgPool2d] * 7 + [nn.MaxPool2d]
+    # Separable, with eight maps for each colour.
+    assert tuple(module.get_parameter("conv1.depthwise.weight").shape) == (24, 1, 7, 7)
+    assert tuple(module.get_parameter("conv1.pointwise.conv.weight").shape) == (64, 24, 1, 1)
+
+
 def test_inception_v2_with_the_channels_of_its_authors_later_code_has_their_count() -> None:
     """TF-Slim's own test counts 10,173,112 variables: weights, offset, mean and variance of each norm.
 
