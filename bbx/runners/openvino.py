@@ -105,37 +105,45 @@ class OpenvinoRunner(Runner):
         return tuple(map(_spec, self._names[1], self._opened().outputs))
 
     def infer(self, feeds: Feeds) -> Arrays:
-        self._place(feeds)
+        request = self._opened_request()
+        self._place(request, feeds)
         with _errors(_failed):
-            self._request.infer()
-        return self._answers()
+            request.infer()
+        return self._answers(request)
 
     def bind(self, feeds: Feeds) -> Bound:
         """See `Runner.bind`; runs once, so that the kernels for these shapes are made."""
-        self._place(feeds)
         with _errors(_failed):
-            self._request.infer()
-        start, wait = self._request.start_async, self._request.wait
+            request = self._opened().create_infer_request()
+        self._place(request, feeds)
+        start, wait = request.start_async, request.wait
 
         def step() -> None:
             start()
             wait()
 
-        return Bound(step, partial(sample_host_clock, step), "perf_counter_ns", self._answers)
+        with _errors(_failed):
+            step()
+        return Bound(
+            step, partial(sample_host_clock, step), "perf_counter_ns", partial(self._answers, request)
+        )
 
-    def _place(self, feeds: Feeds) -> None:
-        """Copy the feeds into memory of the request."""
-        self._opened()
+    def _place(self, request: Any, feeds: Feeds) -> None:
+        """Copy the feeds into memory of a request."""
         self.check(feeds)
         library = openvino()
         for index, name in enumerate(self._names[0]):
-            self._request.set_input_tensor(index, library.Tensor(np.array(feeds[name], order="C")))
+            request.set_input_tensor(index, library.Tensor(np.array(feeds[name], order="C")))
 
-    def _answers(self) -> Arrays:
+    def _answers(self, request: Any) -> Arrays:
+        """Copies of what a request computed."""
         return {
-            name: np.array(self._request.get_output_tensor(index).data)
-            for index, name in enumerate(self._names[1])
+            name: np.array(request.get_output_tensor(index).data) for index, name in enumerate(self._names[1])
         }
+
+    def _opened_request(self) -> Any:
+        self._opened()
+        return self._request
 
     def _opened(self) -> Any:
         if self._compiled is None:
@@ -170,5 +178,5 @@ def _failed(reason: str) -> BbxError:
 
 def _reason(error: Exception) -> str:
     """The last line that says something: those before are where in its source it was raised."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip("- ") for line in str(error).splitlines() if line.strip("- ")]
     return lines[-1] if lines else type(error).__name__

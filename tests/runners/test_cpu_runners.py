@@ -13,10 +13,11 @@ import torch
 from bbx.errors import BbxError, UsageError
 from bbx.runners.base import Runner
 from bbx.runners.eager import EagerRunner
+from bbx.runners.openvino import OpenvinoRunner
 from bbx.runners.ort import OrtRunner
 from bbx.runners.torchscript import Pt2Runner, TorchScriptRunner
 
-NAMES = ("eager", "torchscript", "pt2", "ort-cpu")
+NAMES = ("eager", "torchscript", "pt2", "ort-cpu", "openvino")
 Make = Callable[[str], Runner]
 
 
@@ -30,6 +31,8 @@ def make(nets: ModuleType, files: dict[str, Path]) -> Make:
             return TorchScriptRunner(files["torchscript"], *specs, trust=True, threads=threads)
         if name == "pt2":
             return Pt2Runner(files["pt2"], *specs, trust=True, threads=threads)
+        if name == "openvino":
+            return OpenvinoRunner(files["onnx"], threads=threads)
         return OrtRunner(files["onnx"], threads=threads)
 
     return runner
@@ -127,7 +130,7 @@ def test_threads_are_applied_recorded_and_given_back(name: str, make: Callable[.
     before = torch.get_num_threads()
     with make(name, threads=1) as runner:
         assert runner.threads == 1
-        if name != "ort-cpu":
+        if name not in ("ort-cpu", "openvino"):
             assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
 

@@ -16,7 +16,18 @@ from bbx.runners.registry import RUNTIMES, availability, open_runner
 
 
 def test_there_are_these_runtimes() -> None:
-    names = ["eager", "compile", "torchscript", "pt2", "ort-cpu", "ort-cuda", "tensorrt", "rtx", "fake"]
+    names = [
+        "eager",
+        "compile",
+        "torchscript",
+        "pt2",
+        "ort-cpu",
+        "openvino",
+        "ort-cuda",
+        "tensorrt",
+        "rtx",
+        "fake",
+    ]
     assert list(RUNTIMES) == names
     assert list(availability()) == names
 
