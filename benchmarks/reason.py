@@ -13,6 +13,8 @@ Verdict = Literal[
     "unknown_environment",
     "throttled",
     "contended",
+    "enqueue_bound",
+    "transfer_bound",
     "unstable",
     "not_converged",
     "valid",

@@ -246,15 +246,26 @@ def _part(found: dict[str, Any] | None) -> str:
 def profile_table() -> str:
     """How long each profile of `bbx bench` measures a row."""
     return table(
-        ("profile", "at least", "at most", "warm-up at most", "waits for", "median known within"),
+        (
+            "profile",
+            "processes",
+            "each at least",
+            "at most",
+            "warm-up at most",
+            "waits for",
+            "median known within",
+            "search at most",
+        ),
         (
             [
                 f"`{profile.name}`",
+                str(profile.processes),
                 f"{profile.at_least_s:g} s",
                 f"{profile.cap_s:g} s",
                 f"{profile.warm_up_cap_s:g} s",
                 f"p{rank} ({SAMPLES_NEEDED[rank]} runs)" if (rank := profile.percentile) else "–",
                 f"±{profile.target['cpu']:.1%} on a CPU, ±{profile.target['cuda']:.1%} on a GPU",
+                f"{profile.search_cap_s:g} s",
             ]
             for profile in PROFILES.values()
         ),

@@ -30,6 +30,9 @@ IN_TURN = ("pre", "h2d", "compute", "d2h", "post")
 """Phases that follow one another. `enqueue` is host time while the device may compute already, so it is shown
 and not added."""
 
+WAITS_FOR_HOST = 0.95
+"""Part of the device's time from which on the host's decides it: a device's events measure its waits too."""
+
 _FEWEST = 12
 _MOST = 2000
 
@@ -166,6 +169,46 @@ def summary_of(phases: Mapping[str, Samples]) -> dict[str, Any]:
 
 
 def phase_reasons(phases: Mapping[str, Samples]) -> list[Reason]:
+    """Every reason that phases give not to believe the whole.
+
+    Args:
+        phases: as `sample_phases` gives them.
+    """
+    return [*sum_reasons(phases), *bound_reasons(phases)]
+
+
+def bound_reasons(phases: Mapping[str, Samples]) -> list[Reason]:
+    """`enqueue_bound` and `transfer_bound` when the number is more of the host or the bus than of the device.
+
+    Args:
+        phases: as `sample_phases` gives them; without those of a device there is nothing to judge.
+    """
+    spent = {name: float(np.median(samples)) for name, samples in phases.items()}
+    if "h2d" not in spent:
+        return []
+    reasons = []
+    if spent["enqueue"] > WAITS_FOR_HOST * spent["compute"]:
+        reasons.append(
+            Reason(
+                "enqueue_bound",
+                f"The host spends {milliseconds(spent['enqueue'])} on enqueueing what the device computes in "
+                f"{milliseconds(spent['compute'])}: the device waits for the host.",
+                "Use --cuda-graph, a compiled runtime, or a larger batch.",
+            )
+        )
+    copies = spent["h2d"] + spent["d2h"]
+    if copies > spent["compute"]:
+        reasons.append(
+            Reason(
+                "transfer_bound",
+                f"Copies take {milliseconds(copies)}, and the inference {milliseconds(spent['compute'])}.",
+                "Use --input uint8, --residence pinned, or device where the input is made there.",
+            )
+        )
+    return reasons
+
+
+def sum_reasons(phases: Mapping[str, Samples]) -> list[Reason]:
     """`inconsistent` when the phases together take longer than the whole that they are parts of.
 
     The two are compared turn by turn, and by more than chance: see `decide.paired`.

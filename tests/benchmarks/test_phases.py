@@ -14,6 +14,7 @@ from bbx.benchmarks.measure import PROFILES
 from bbx.benchmarks.reports.samples import traces_in
 from bbx.benchmarks.scenarios.phases import (
     Journey,
+    bound_reasons,
     from_memory,
     from_photographs,
     phase_reasons,
@@ -125,13 +126,29 @@ def test_a_runner_on_the_host_pins_nothing() -> None:
         ({"pre": 12, "compute": 82, "post": 10, "end_to_end": 100}, False),
         ({"pre": 12, "compute": 84, "post": 10, "end_to_end": 100}, True),
         # Enqueueing overlaps with computing, and is not added.
-        ({"h2d": 10, "enqueue": 50, "compute": 80, "d2h": 10, "end_to_end": 100}, False),
+        ({"h2d": 10, "enqueue": 70, "compute": 80, "d2h": 10, "end_to_end": 100}, False),
         ({"h2d": 10, "enqueue": 1, "compute": 90, "d2h": 10, "end_to_end": 100}, True),
     ],
 )
 def test_phases_longer_than_the_whole_are_inconsistent(phases: dict[str, int], inconsistent: bool) -> None:
     reasons = phase_reasons(literal(**phases))
     assert [reason.verdict for reason in reasons] == ["inconsistent"] * inconsistent
+
+
+@pytest.mark.parametrize(
+    ("phases", "verdicts"),
+    [
+        ({"h2d": 4, "enqueue": 9, "compute": 10, "d2h": 5}, []),
+        ({"h2d": 4, "enqueue": 10, "compute": 10, "d2h": 5}, ["enqueue_bound"]),
+        ({"h2d": 8, "enqueue": 1, "compute": 10, "d2h": 3}, ["transfer_bound"]),
+        ({"h2d": 8, "enqueue": 20, "compute": 10, "d2h": 3}, ["enqueue_bound", "transfer_bound"]),
+        ({"pre": 80, "compute": 10}, []),
+    ],
+)
+def test_a_number_of_the_host_or_the_bus_is_not_one_of_the_device(
+    phases: dict[str, int], verdicts: list[str]
+) -> None:
+    assert [reason.verdict for reason in bound_reasons(literal(**phases))] == verdicts
 
 
 def test_phases_that_are_longer_by_chance_are_not() -> None:
