@@ -21,7 +21,7 @@ from bbx.cli.app import app
 from bbx.costs.module import module_costs
 from bbx.exporter.detections import DETECTION_TOLERANCES
 from bbx.exporter.verify import TOLERANCES
-from bbx.models.build import outline
+from bbx.models.outline import outline
 from bbx.models.registry import presets
 from bbx.models.spec import ModelSpec, Preset
 from bbx.models.zoo_classic import CLASSIC

@@ -13,12 +13,13 @@ from torchvision import models
 from torchvision.models.resnet import Bottleneck as TorchvisionBottleneck
 
 from bbx.images import photograph_batch
-from bbx.models.build import build, outline
+from bbx.models.build import build
 from bbx.models.classic import AlexNet, CifarVgg, InceptionV2, ResNet
 from bbx.models.classic import inception_v2 as v2
 from bbx.models.classic.layers import LocalResponseNorm
 from bbx.models.construct import seeded
 from bbx.models.necks import neck_backbone
+from bbx.models.outline import outline
 from bbx.models.registry import preset, resolve
 from bbx.models.spec import ModelSpec
 from bbx.types import Preprocess
