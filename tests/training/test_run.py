@@ -1,0 +1,283 @@
+"""A run from data to checkpoint: deterministic, resumed exactly, whole whatever happens."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bbx import process
+from bbx.errors import ArtifactError, BbxError, ModelError, UnavailableError, UsageError
+from bbx.models.build import build
+from bbx.models.spec import ModelSpec
+from bbx.models.trained import read_trained
+from bbx.train_api import train
+from bbx.training.loop import Loop
+from bbx.training.options import TrainOptions
+from tests.training.conftest import QUICK, curve
+from tests.training.digits import write_digits
+from tests.training.judged import accuracy
+from tests.training.scene_files import write_coco, write_masks
+
+Quick = Callable[..., dict[str, Any]]
+
+
+def _log(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+def test_the_loss_falls_and_the_best_epoch_is_kept(quick: Quick, digits: Path, tmp_path: Path) -> None:
+    document = quick(epochs=6, lr=1e-2)
+    losses = [epoch["train_loss"] for epoch in document["epochs"]]
+    assert losses[-1] < 0.8 * losses[0]
+    values = [epoch["value"] for epoch in document["epochs"]]
+    assert document["best"] == {
+        "epoch": values.index(max(values)) + 1,
+        "metric": "top1",
+        "value": max(values),
+    }
+    assert document["data"]["train"] + document["data"]["val"] == 120
+    trained = read_trained(tmp_path / "run" / "best.safetensors")
+    assert trained is not None
+    assert trained.training["epoch"] == document["best"]["epoch"]
+    assert trained.classes == tuple("0123456789") == tuple(document["classes"])
+    assert document["best"]["value"] == accuracy("sample_nets:tiny", document["checkpoint"], digits)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(quick: Quick, tmp_path: Path) -> None:
+    one, two = quick(out=tmp_path / "one", workers=1), quick(out=tmp_path / "two")
+    assert curve(one) == curve(two)
+    assert one["sha256"] == two["sha256"]
+    assert curve(quick(out=tmp_path / "three", seed=1)) != curve(one)
+
+
+class _Stop(Exception):
+    """Ends a run where a kill would."""
+
+
+@pytest.mark.parametrize("at", [3, 14, 21])
+def test_a_stopped_run_goes_on_bit_for_bit(
+    quick: Quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Steps are 6 an epoch and the state is saved at steps 10 and 20 too: 14 and 21 are inside an epoch."""
+    how: dict[str, Any] = {"epochs": 4, "ema": 0.9, "patience": 3, "save_every": 0.0}
+    whole = quick(**how, out=tmp_path / "whole")
+    step = Loop._step
+
+    def stopping(self: Loop, engine: Any, batch: Any) -> None:
+        if engine.state.iteration == at:
+            raise _Stop
+        step(self, engine, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_step", stopping)
+        with pytest.raises(_Stop):
+            quick(**how)
+    resumed = quick(**how, resume=True)
+    assert curve(resumed) == curve(whole)
+    assert resumed["sha256"] == whole["sha256"]
+    assert _log(tmp_path / "run") == _log(tmp_path / "whole")
+
+
+def test_a_finished_run_is_resumed_without_a_step(quick: Quick, tmp_path: Path) -> None:
+    document = quick()
+    before = (tmp_path / "run" / "state.pt").read_bytes()
+    again = quick(resume=True)
+    assert (again["epochs"], again["sha256"]) == (document["epochs"], document["sha256"])
+    assert (tmp_path / "run" / "state.pt").read_bytes() == before
+
+
+def test_a_folder_with_another_run_is_left_alone(quick: Quick, tmp_path: Path) -> None:
+    before = quick(epochs=1)["sha256"]
+    with pytest.raises(ArtifactError, match=r"holds a run already\. Add --resume .* --force"):
+        quick(epochs=1)
+    with pytest.raises(UsageError, match=r"another run: --seed 4 \(it was 0\), --epochs 2 \(it was 1\)"):
+        quick(epochs=2, seed=4, resume=True)
+    kept = read_trained(tmp_path / "run" / "best.safetensors")
+    assert kept is not None
+    assert kept.training["epoch"] == 1
+    assert quick(epochs=1, seed=4, force=True)["sha256"] != before
+
+
+def test_other_data_is_another_run(quick: Quick, digits: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(digits, tmp_path / "data")
+    quick(epochs=1, data=data)
+    next(data.rglob("*.png")).unlink()
+    with pytest.raises(UsageError, match="has changed since the run began"):
+        quick(epochs=1, data=data, resume=True)
+
+
+def test_a_loss_that_is_no_number_stops_and_the_last_good_checkpoint_stays(
+    quick: Quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn = Loop._step
+
+    def poisoned(self: Loop, engine: Any, batch: Any) -> None:
+        if engine.state.iteration == 9:
+            batch.images[0] = float("nan")
+        learn(self, engine, batch)
+
+    monkeypatch.setattr(Loop, "_step", poisoned)
+    with pytest.raises(BbxError, match=r"became nan in epoch 2, batch 3; .*best\.safetensors, of epoch 1"):
+        quick()
+    weights = load_file(tmp_path / "run" / "best.safetensors")
+    assert all(bool(value.isfinite().all()) for value in weights.values())
+
+
+def test_an_average_of_the_weights_is_what_is_kept(quick: Quick, tmp_path: Path) -> None:
+    plain, averaged = quick(out=tmp_path / "plain"), quick(out=tmp_path / "averaged", ema=0.9)
+    losses = [[epoch["train_loss"] for epoch in each["epochs"]] for each in (plain, averaged)]
+    assert losses[0] == losses[1]
+    assert plain["epochs"][-1]["val_loss"] != averaged["epochs"][-1]["val_loss"]
+
+
+def test_training_ends_when_nothing_becomes_better(quick: Quick) -> None:
+    document = quick(epochs=9, lr=1e-12, patience=2, freeze_backbone=True)
+    assert len(document["epochs"]) == 3
+    assert document["stopped"] == "nothing better in 2 epochs"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"amp": "bf16"},
+        {"amp": "fp16"},
+        {"mixup": 0.4, "label_smoothing": 0.1},
+        {"optimizer": "sgd", "schedule": "step"},
+        {"optimizer": "lamb", "lr": 1e-3, "schedule": "linear"},
+        {"augment": "strong"},
+    ],
+    ids=str,
+)
+def test_what_else_people_ask_for(quick: Quick, options: dict[str, Any]) -> None:
+    document = quick(**({"epochs": 1} | options))
+    assert np.isfinite(document["epochs"][0]["train_loss"])
+    assert (document["parameters"]["trained"], document["stopped"]) == (1530, "all of 1 epochs")
+
+
+def test_a_broken_picture_is_named_once_and_left_out(quick: Quick, tmp_path: Path) -> None:
+    data = write_digits(tmp_path / "data", [0, 1], most=60)
+    broken = sorted((data / "1").iterdir())[7]
+    broken.write_bytes(b"no picture")
+    heard: list[str] = []
+
+    def hear(event: Any) -> None:
+        if isinstance(event, process.Notice):
+            heard.append(event.text)
+
+    spec = {"weights": "random", "image_size": 32}
+    document = quick("timm:test_resnet", data=data, epochs=2, listener=hear, **spec)
+    assert list(document["data"]["skipped"]) == [f"1/{broken.name}"]
+    assert [text for text in heard if broken.name in text] == document["warnings"]
+    assert len(document["warnings"]) == 1
+    sorted((data / "0").iterdir())[3].write_bytes(b"")
+    with pytest.raises(BbxError, match=r"2 of 120 images cannot be read, more than 1%: "):
+        quick("timm:test_resnet", data=data, epochs=2, force=True, **spec)
+
+
+# --- heads and weights ------------------------------------------------------------------------------
+
+
+def test_a_head_for_the_classes_found_on_weights_for_others(quick: Quick, tmp_path: Path) -> None:
+    how: dict[str, Any] = {"image_size": 32, "epochs": 1}
+    some = write_digits(tmp_path / "some", [0, 1, 2], most=6)
+    first = quick("timm:test_resnet", data=some, weights="random", out=tmp_path / "first", **how)
+    second = quick(
+        "timm:test_resnet",
+        weights=first["checkpoint"],
+        freeze_backbone=True,
+        out=tmp_path / "second",
+        **how,
+    )
+    [note] = [note for note in second["notes"] if "head is new" in note]
+    assert note.endswith("best.safetensors has 3 classes, and this one 10")
+    before, after = (load_file(each["checkpoint"]) for each in (first, second))
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {"fc.weight", "fc.bias"}
+    assert after["fc.weight"].shape[0] == 10
+    # A checkpoint names its model, and goes on as it is where the classes are the same.
+    third = quick(first["checkpoint"], data=some, head="linear", out=tmp_path / "third", epochs=1)
+    assert not [note for note in third["notes"] if "head is new" in note]
+    assert third["model"] == "timm:test_resnet"
+    mlp = quick(first["checkpoint"], data=some, out=tmp_path / "mlp", epochs=1, workers=1)
+    assert mlp["sha256"] == third["sha256"]
+
+
+def test_a_factory_has_a_head_of_its_own(quick: Quick, tmp_path: Path) -> None:
+    some = write_digits(tmp_path / "some", [0, 1, 2], most=6)
+    with pytest.raises(ModelError, match="tells 10 classes apart, and the data has 3"):
+        quick(data=some)
+
+
+# --- other tasks ------------------------------------------------------------------------------------
+
+
+def test_a_segmenter_learns_masks(inline_tasks: None, tmp_path: Path) -> None:
+    data = write_masks(tmp_path / "masks", 12, "train", side=64)
+    document = train(
+        "lraspp_mobilenet_v3_large",
+        data=data,
+        out=tmp_path / "run",
+        image_size=64,
+        weights="random",
+        epochs=2,
+        batch_size=5,
+        workers=0,
+        lr=2e-3,
+    )
+    assert document["classes"][:2] == ["background", "0"]
+    first, last = document["epochs"]
+    assert last["train_loss"] < first["train_loss"]
+    assert first["val_loss"] is not None
+    assert (last["metric"], set(last["scores"])) == ("mIoU", {"mIoU", "pixel_accuracy"})
+    model = build(
+        ModelSpec("lraspp_mobilenet_v3_large", num_classes=11, image_size=64, weights=document["checkpoint"])
+    )
+    assert model.postprocess is not None
+    assert model.postprocess.classes == tuple(document["classes"])
+
+
+def test_a_detector_goes_on_learning_boxes(inline_tasks: None, tmp_path: Path) -> None:
+    """From weights that know the scenes: boxes that were mapped wrongly would cost them what they know."""
+    write_coco(tmp_path, 6, "train", side=192)
+    write_coco(tmp_path, 6, "test", side=192)
+    document = train(
+        "ssdlite320_mobilenet_v3_large",
+        data=tmp_path,
+        val="test",
+        out=tmp_path / "run",
+        weights=str(Path(__file__).parents[1] / "scenes" / "ssdlite.safetensors"),
+        epochs=1,
+        batch_size=3,
+        workers=0,
+        lr=1e-5,
+    )
+    assert document["classes"] == ["background", *"0123456789"]
+    [epoch] = document["epochs"]
+    assert epoch["val_loss"] is None
+    assert epoch["value"] == epoch["scores"]["mAP"] > 0.3
+    assert "batch norms of the backbone keep their statistics" in document["notes"]
+
+
+def test_outlines_are_not_read(inline_tasks: None, tmp_path: Path) -> None:
+    write_coco(tmp_path, 2, "train")
+    with pytest.raises(ModelError, match="maskrcnn_r50_fpn learns from outlines"):
+        train("maskrcnn_r50_fpn", data=tmp_path / "train.json", out=tmp_path / "run", weights="random")
+
+
+def test_curves_need_tensorboard(quick: Quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bbx.lazy.installed", lambda module: False)
+    with pytest.raises(UnavailableError, match=r"TensorBoard, which is not installed\. Type: pip install"):
+        quick(log_dir=str(tmp_path / "board"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_quick_options_are_options() -> None:
+    assert set(QUICK) <= set(TrainOptions.__dataclass_fields__)
