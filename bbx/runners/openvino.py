@@ -177,7 +177,7 @@ def _failed(reason: str) -> BbxError:
 
 
 def _reason(error: Exception) -> str:
-    """What a summary begins with, where there is one; else the last line: the first say where it was raised."""
+    """What a summary begins with, where there is one; else the last: the first say where it was raised."""
     _, summary, text = str(error).rpartition("Summary:")
     lines = [line.strip("- ") for line in text.splitlines() if line.strip("- ")]
     return lines[0 if summary else -1] if lines else type(error).__name__
