@@ -166,7 +166,7 @@ def _require_few_broken(skipped: Sequence[Skipped], *, among: int) -> None:
         return
     reasons = [each.reason.rstrip(".") for each in skipped]
     raise BbxError(
-        f"{len(skipped)} images of {among} cannot be decoded, and at most {_BROKEN_PERCENT} % may be: "
+        f"{len(skipped)} images of {among} cannot be used, and at most {_BROKEN_PERCENT} % may be: "
         f"{few(reasons)}.",
         hint="Remove or replace them.",
     )

@@ -131,10 +131,10 @@ def _entry(
 
 
 def _drawn(path: Path, image: Image.Image, result: Result, names: Sequence[str], top: int) -> dict[str, str]:
-    """Draw a picture into `PATH.png`, and a label map into `PATH.labels.png`; gives the files."""
+    """Draw a picture into `PATH.predicted.png`, a label map into `PATH.labels.png`; gives the files."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        files = {"drawn": f"{path}.png"}
+        files = {"drawn": f"{path}.predicted.png"}
         drawn(image, result, names, top=top).save(files["drawn"])
         if isinstance(result, Segmented):
             files["label_map"] = f"{path}.labels.png"
