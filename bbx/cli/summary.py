@@ -111,4 +111,4 @@ def _roofline_lines(roofline: dict[str, Any]) -> list[str]:
 
 
 def _microseconds(seconds: float) -> str:
-    return f"{seconds * 1e6:,.1f} µs" if seconds < 1e-3 else f"{seconds * 1e3:,.2f} ms"
+    return f"{seconds * 1e6:.3g} µs" if seconds < 1e-3 else f"{seconds * 1e3:,.2f} ms"
