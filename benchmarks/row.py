@@ -89,7 +89,7 @@ def row_task(request: dict[str, Any]) -> Document:
         progress("measure", detail=request["key"])
         task = Task(runner, bind, profile, watch.look)
         taken = take(task, request["scenario"], cache=request["cache"], slo_ns=request["slo_ns"])
-        phases = sample_phases(journey, profile.at_least_s, runner.now) if journey else None
+        phases = _phases(journey, runner, profile) if journey else None
         median = taken.measured.summary.median
         found = _Found(
             taken=taken,
@@ -133,6 +133,11 @@ def _journey(request: dict[str, Any], opened: _Opened, case: Case) -> Journey | 
     if residence != "image":
         return from_memory(runner, case.feeds, pinned=residence == "pinned")
     return from_photographs(runner, case.feeds, opened.preprocess, opened.postprocess, request["batch"])
+
+
+def _phases(journey: Journey, runner: Runner, profile: Profile) -> dict[str, Samples]:
+    """The phases of as many requests as a row without them would have been sampled for."""
+    return sample_phases(journey, runner.now, at_least_s=profile.at_least_s, cap_s=profile.cap_s)
 
 
 @contextlib.contextmanager

@@ -34,6 +34,8 @@ WAITS_FOR_HOST = 0.95
 """Part of the device's time from which on the host's decides it: a device's events measure its waits too."""
 
 _FEWEST = 12
+"""Turns from which on a difference can be told from chance; see `decide.paired`."""
+
 _MOST = 2000
 
 
@@ -133,17 +135,21 @@ def _says_something(postprocess: Postprocess, runner: Runner) -> bool:
 
 
 def sample_phases(
-    journey: Journey, seconds: float, now: Callable[[], int], *, fewest: int = _FEWEST, most: int = _MOST
+    journey: Journey, now: Callable[[], int], *, at_least_s: float, cap_s: float, most: int = _MOST
 ) -> dict[str, Samples]:
     """Requests made whole and phase by phase in turns, so that what disturbs one disturbs the other.
+
+    Args:
+        at_least_s: how long to go on, and until there are enough to judge.
+        cap_s: no turn but the first is begun after this.
+        most: turns.
 
     Returns:
         int64 [n] nanoseconds by phase, `end_to_end` among them.
     """
     taken: dict[str, list[int]] = {}
-    begun = now()
-    turns = 0
-    while turns < fewest or (turns < most and now() - begun < seconds * 1e9):
+    begun, turns, spent_s = now(), 0, 0.0
+    while not turns or (spent_s < cap_s and turns < most and (turns < _FEWEST or spent_s < at_least_s)):
         parts = journey.in_phases(now) if turns % 2 else {}
         start = now()
         journey.whole()
@@ -151,7 +157,7 @@ def sample_phases(
         parts = parts or journey.in_phases(now)
         for name, value in (parts | whole).items():
             taken.setdefault(name, []).append(value)
-        turns += 1
+        turns, spent_s = turns + 1, (now() - begun) / 1e9
     return {name: np.array(values, dtype=np.int64) for name, values in taken.items()}
 
 

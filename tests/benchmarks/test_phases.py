@@ -49,10 +49,16 @@ def literal(**phases: int) -> dict[str, Samples]:
     return {name: np.full(20, value * MS) for name, value in phases.items()}
 
 
+def sampled(
+    journey: Journey, runner: FakeRunner, *, at_least_s: float = 0.05, cap_s: float = 9.0, **more: int
+) -> dict[str, Samples]:
+    return sample_phases(journey, runner.now, at_least_s=at_least_s, cap_s=cap_s, **more)
+
+
 def test_a_photograph_on_a_cpu_has_no_copies() -> None:
     with FakeRunner(INPUTS, LOGITS, latency=4 * MS) as runner:
         journey = from_photographs(runner, FEEDS, HOW, CLASSES, 2)
-        phases = sample_phases(journey, 0.05, runner.now)
+        phases = sampled(journey, runner)
     assert set(phases) == {"pre", "compute", "post", "end_to_end"}
     assert (phases["compute"] == 4 * MS).all()
 
@@ -60,7 +66,7 @@ def test_a_photograph_on_a_cpu_has_no_copies() -> None:
 def test_a_photograph_on_a_gpu_has_every_phase() -> None:
     with gpu() as runner:
         journey = from_photographs(runner, FEEDS, HOW, CLASSES, 2)
-        phases = sample_phases(journey, 0.05, runner.now)
+        phases = sampled(journey, runner)
     assert {name: int(np.median(values)) for name, values in phases.items()} == {
         "pre": 0,
         "h2d": 2 * MS,
@@ -76,7 +82,7 @@ def test_a_photograph_on_a_gpu_has_every_phase() -> None:
 @pytest.mark.parametrize("pinned", [False, True])
 def test_an_array_needs_no_preprocessing_and_its_outputs_no_restoring(pinned: bool) -> None:
     with gpu() as runner:
-        phases = sample_phases(from_memory(runner, FEEDS, pinned=pinned), 0.05, runner.now)
+        phases = sampled(from_memory(runner, FEEDS, pinned=pinned), runner)
     assert set(phases) == {"h2d", "enqueue", "compute", "d2h", "end_to_end"}
 
 
@@ -103,7 +109,7 @@ def test_outputs_that_say_nothing_about_an_image_are_not_restored(
     outputs: tuple[TensorSpec, ...], means: Postprocess | None
 ) -> None:
     with FakeRunner(INPUTS, outputs) as runner:
-        phases = sample_phases(from_photographs(runner, FEEDS, HOW, means, 2), 0.01, runner.now)
+        phases = sampled(from_photographs(runner, FEEDS, HOW, means, 2), runner)
     assert set(phases) == {"pre", "compute", "end_to_end"}
 
 
@@ -168,9 +174,17 @@ def test_a_summary_has_a_median_an_interval_and_a_count() -> None:
 def test_phases_are_sampled_for_some_time_and_often_enough() -> None:
     with gpu() as runner:
         journey = from_memory(runner, FEEDS, pinned=False)
-        assert sample_phases(journey, 0.0, runner.now)["compute"].size == 12
-        assert sample_phases(journey, 1.0, runner.now)["compute"].size == pytest.approx(1000 / 14, abs=2)
-        assert sample_phases(journey, 1.0, runner.now, most=20)["compute"].size == 20
+        turn_s = 14e-3
+        assert sampled(journey, runner, at_least_s=0.0)["compute"].size == 12
+        assert sampled(journey, runner, at_least_s=1.0)["compute"].size == pytest.approx(1 / turn_s, abs=2)
+        assert sampled(journey, runner, at_least_s=1.0, most=20)["compute"].size == 20
+        assert sampled(journey, runner, at_least_s=1.0, cap_s=5 * turn_s)["compute"].size == 5
+        assert sampled(journey, runner, at_least_s=1.0, cap_s=0.0)["compute"].size == 1
+
+
+def test_phases_of_which_there_are_too_few_are_not_judged() -> None:
+    few = {name: values[:7] for name, values in literal(compute=200, end_to_end=100).items()}
+    assert phase_reasons(few) == []
 
 
 def test_a_journey_is_made_in_the_order_of_its_phases() -> None:
