@@ -25,6 +25,7 @@ from bbx import artifact
 from bbx.errors import ArtifactError, UsageError
 from bbx.models.trained import Trained
 from bbx.training.options import changed
+from bbx.types import SCHEMA
 
 RUN, LOG, STATE = "run.json", "log.jsonl", "state.pt"
 BEST, LAST = "best.safetensors", "last.safetensors"
@@ -42,37 +43,39 @@ class RunFolder:
         self.path = path
         self._writes = writes
 
-    def claim(self, run: Mapping[str, Any], *, resume: bool, force: bool) -> bool:
-        """Make the folder that of this run.
+    def stands(self, run: Mapping[str, Any], *, resume: bool, force: bool) -> bool:
+        """Whether there is a state of this run to go on from; changes nothing.
 
         Args:
             run: what it is: `options` as `TrainOptions.to_request` gives them, `data` and `processes`.
             resume: go on with what is there, if anything is.
             force: begin anew, whatever is there.
 
-        Returns:
-            Whether there is a state to go on from.
-
         Raises:
             ArtifactError: the folder holds a run, and neither was asked for.
             UsageError: the run that is there is another one; says by what.
         """
+        if force:
+            return False
         there = self._run_there()
-        if not (resume or force) and (there is not None or any(map(self._has, (BEST, LAST, STATE)))):
+        if not resume and (there is not None or any(map(self._has, (BEST, LAST, STATE)))):
             raise ArtifactError(
                 f"{self.path} holds a run already.",
                 hint="Add --resume to go on with it, --force to replace it, or choose another --out.",
             )
-        if resume and not force and there is not None:
-            _require_same(self.path, there, run)
-            return self._has(STATE)
+        if there is None:
+            return False
+        _require_same(self.path, there, run)
+        return self._has(STATE)
+
+    def begin(self, run: Mapping[str, Any]) -> None:
+        """Make the folder that of this run, and forget what was in it."""
         if self._writes:
             with artifact.disk_errors(self.path):
                 for name in (STATE, RUN, LOG, BEST, LAST):
                     (self.path / name).unlink(missing_ok=True)
-            text = json.dumps({"schema": "bbx/1", **run}, indent=2)
+            text = json.dumps({"schema": SCHEMA, **run}, indent=2)
             artifact.write_whole(self.path / RUN, f"{text}\n".encode())
-        return False
 
     def _has(self, name: str) -> bool:
         return (self.path / name).is_file()

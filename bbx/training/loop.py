@@ -27,7 +27,7 @@ from bbx.training.board import Board
 from bbx.training.course import Course
 from bbx.training.folder import BEST, LAST, RunFolder
 from bbx.training.judge import Judgement
-from bbx.training.ranks import gathered
+from bbx.training.ranks import gathered, mean_of, share_buffers
 from bbx.training.samples import Batch, Order, drawn_from
 
 LOG_EVERY = 10
@@ -132,7 +132,7 @@ class Loop:
         here = batch.to(course.device)
         with course.autocast():
             loss: Tensor = self._network(here.images, here.targets)
-        value = float(loss.detach())
+        value = mean_of(float(loss.detach()))  # which tells all processes of one that has lost its way
         if not math.isfinite(value):
             at = (step - 1) % course.epoch_steps + 1
             raise self._derailed(f"The loss became {value} in epoch {engine.state.epoch}, batch {at}")
@@ -187,7 +187,7 @@ class Loop:
     def _end_group(self, engine: Engine) -> None:
         course = self._course
         rate = max(group["lr"] for group in course.optimiser.param_groups)
-        loss = _mean_over_processes(course.progress.group.take())
+        loss = course.progress.group.take()
         self._folder.log(
             {
                 "kind": "steps",
@@ -205,8 +205,9 @@ class Loop:
 
     def _end_epoch(self, engine: Engine) -> None:
         course, progress = self._course, self._course.progress
-        loss = _mean_over_processes(progress.epoch.take())
+        loss = progress.epoch.take()
         process.progress(f"epoch {engine.state.epoch} of {course.options.epochs}", None, "judging")
+        share_buffers(course.judged.network)
         found = self._judge()
         for broken in (found.broken, *gathered(progress.broken)):
             self._note_broken(broken)
@@ -264,8 +265,3 @@ class Loop:
         stopper = None if self._stopper is None else self._stopper.state_dict()
         self._folder.save_state({"course": self._course.state_dict(), "stopper": stopper})
         self._saved = time.monotonic()
-
-
-def _mean_over_processes(value: float) -> float:
-    total: Any = idist.all_reduce(value) if idist.get_world_size() > 1 else value
-    return float(total) / idist.get_world_size()

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from bbx.datasets import IGNORED
 from bbx.errors import ModelError
 from bbx.models.build import Model
-from bbx.models.classic.auxiliary import HasAuxiliaries, summed_loss
+from bbx.models.classic.auxiliary import summed_loss
 from bbx.training.options import TrainOptions
 
 
@@ -54,7 +54,13 @@ class Objective(nn.Module, ABC):
 
 
 class Classify(Objective):
-    """Cross-entropy, with label smoothing, mixup and auxiliary classifiers where they are wanted."""
+    """Cross-entropy, with label smoothing, mixup and auxiliary classifiers where they are wanted.
+
+    Attributes:
+        auxiliary_weight: of the loss of each auxiliary classifier that the network has.
+    """
+
+    auxiliary_weight = 0.0
 
     def __init__(self, model: Model, options: TrainOptions, classes: int) -> None:
         super().__init__(model.module, model.module, tuple(spec.name for spec in model.outputs))
@@ -65,11 +71,10 @@ class Classify(Objective):
         """See `Objective.forward`."""
         if self._mix is not None:
             images, targets = self._mix(images, targets)
-        weight = self.network.auxiliary_weight if isinstance(self.network, HasAuxiliaries) else 0.0
         return summed_loss(
             self.network(images),
             lambda logits: functional.cross_entropy(logits, targets, label_smoothing=self._smoothing),
-            weight,
+            self.auxiliary_weight,
         )
 
     def judged_loss(self, answers: dict[str, Tensor], targets: Tensor) -> Tensor:

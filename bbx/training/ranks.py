@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ignite.distributed as idist
 import torch
+from torch import nn
 
 from bbx.errors import UnavailableError, UsageError
 
@@ -65,6 +66,29 @@ def gathered(part: Any) -> list[Any]:
     parts: list[Any] = [None] * idist.get_world_size()
     torch.distributed.all_gather_object(parts, part)
     return parts
+
+
+def from_first(ask: Callable[[], bool]) -> bool:
+    """What the first process finds; every process gets its answer."""
+    answer = [ask() if idist.get_rank() == 0 else False]
+    if idist.get_world_size() > 1:
+        torch.distributed.broadcast_object_list(answer)
+    return answer[0]
+
+
+def mean_of(value: float) -> float:
+    """The mean of what each process has; every process gets it."""
+    if idist.get_world_size() == 1:
+        return value
+    total: Any = idist.all_reduce(value)
+    return float(total) / idist.get_world_size()
+
+
+def share_buffers(network: nn.Module) -> None:
+    """Give every process the first one's buffers: statistics of batch norms are those of its own images."""
+    if idist.get_world_size() > 1:
+        for buffer in network.buffers():
+            torch.distributed.broadcast(buffer, src=0)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from bbx.training.folder import BEST, LAST, RunFolder
 from bbx.training.judge import Judgement, judge
 from bbx.training.loop import Loop
 from bbx.training.options import TrainOptions
-from bbx.training.ranks import deterministic, processes
+from bbx.training.ranks import deterministic, from_first, processes
 from bbx.training.samples import Collate, Key, Order, Samples
 from bbx.training.subject import Subject, subject_of
 from bbx.types import SCHEMA
@@ -38,13 +38,13 @@ class Run:
     """Everything that a run is made of.
 
     Attributes:
-        manifest: of the data; see `Data.manifest`.
+        identity: what makes it this run and no other; see `RunFolder.stands`.
         command: the command line that asks for it, without its folder.
     """
 
     options: TrainOptions
     data: Data
-    manifest: dict[str, Any]
+    identity: dict[str, Any]
     subject: Subject
     folder: RunFolder
     device: torch.device
@@ -71,27 +71,22 @@ def train_task(request: dict[str, Any]) -> dict[str, Any]:
         process.progress("data", detail=options.data)
         with idist.one_rank_first():
             data = open_data(options)
-        manifest = data.manifest()
         folder = RunFolder(Path(request["out"]).absolute(), writes=writes)
         board = Board(options.log_dir if writes else None)
-        resumed = _claimed(folder, manifest, request)
+        identity = {
+            "options": request["options"],
+            "data": data.manifest(),
+            "processes": idist.get_world_size(),
+        }
+        resumed = from_first(
+            lambda: folder.stands(identity, resume=request["resume"], force=request["force"])
+        )
         process.progress("build", detail=options.spec.name)
         subject = subject_of(options, len(data.train.classes))
-        run = Run(options, data, manifest, subject, folder, device, request["command"])
+        run = Run(options, data, identity, subject, folder, device, request["command"])
         course = _train(run, board, resumed=resumed)
         board.close()
         return _document(run, course, warnings)
-
-
-def _claimed(folder: RunFolder, manifest: dict[str, Any], request: dict[str, Any]) -> bool:
-    """Whether there is a state to go on from; the first process decides for all."""
-    answer = [False]
-    if idist.get_rank() == 0:
-        run = {"options": request["options"], "data": manifest, "processes": idist.get_world_size()}
-        answer = [folder.claim(run, resume=request["resume"], force=request["force"])]
-    if idist.get_world_size() > 1:
-        torch.distributed.broadcast_object_list(answer)
-    return answer[0]
 
 
 def _train(run: Run, board: Board, *, resumed: bool) -> Course:
@@ -132,6 +127,8 @@ def _train(run: Run, board: Board, *, resumed: bool) -> Course:
         keep=keep,
         images=len(run.data.train) + len(run.data.val),
     )
+    if not resumed:  # only now that nothing is left that could be refused
+        run.folder.begin(run.identity)
     loop.run(run.folder.load_state() if resumed else None)
     return course
 
@@ -170,7 +167,7 @@ def _trained(run: Run, record: dict[str, Any]) -> Trained:
         training={
             "command": run.command,
             "weights": weights_json(model.weights),
-            "data": run.manifest,
+            "data": run.identity["data"],
             **{name: record[name] for name in ("epoch", "step", "metric", "value", "scores")},
             "tools": artifact.tool_versions(*_TOOLS),
         },
@@ -193,7 +190,7 @@ def _document(run: Run, course: Course, warnings: list[str]) -> dict[str, Any]:
         "epochs": progress.epochs,
         "best": {name: best[name] for name in ("epoch", "metric", "value")},
         "stopped": progress.stopped,
-        "data": {**run.manifest, "skipped": progress.broken},
+        "data": {**run.identity["data"], "skipped": progress.broken},
         "parameters": {
             "all": sum(count for count, _ in sizes),
             "trained": sum(count for count, learns in sizes if learns),

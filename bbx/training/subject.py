@@ -8,12 +8,11 @@ from torch import nn
 
 from bbx.errors import ModelError
 from bbx.models.build import Model, build
-from bbx.models.classic.auxiliary import HasAuxiliaries
-from bbx.models.construct import seeded
 from bbx.models.registry import resolve
 from bbx.models.spec import Prefixed
+from bbx.training.auxiliaries import add_auxiliaries
 from bbx.training.layers import Block, backbone_of, freeze, frozen_blocks, norms_of
-from bbx.training.objective import Objective, objective_for
+from bbx.training.objective import Classify, Objective, objective_for
 from bbx.training.options import TrainOptions
 from bbx.types import Postprocess
 
@@ -60,10 +59,10 @@ def subject_of(options: TrainOptions, classes: int) -> Subject:
         # A few large images are too few to estimate statistics by, as torchvision's own recipes have it.
         still += norms_of(blocks)
         notes += ("batch norms of the backbone keep their statistics",)
-    if isinstance(objective.network, HasAuxiliaries) and len(frozen) < len(blocks):
-        with seeded(options.seed):
-            objective.network.add_auxiliaries(classes)
-        notes += ("auxiliary classifiers help while it is trained",)
+    if isinstance(objective, Classify) and len(frozen) < len(blocks):
+        objective.auxiliary_weight = add_auxiliaries(objective.network, classes, options.seed)
+        if objective.auxiliary_weight:
+            notes += ("auxiliary classifiers help while it is trained",)
     means = model.postprocess or Postprocess(options.task, classes)
     return Subject(model, means, objective, blocks, still, notes)
 

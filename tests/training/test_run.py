@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from bbx import process
+from bbx.artifact import sha256_of
 from bbx.errors import ArtifactError, BbxError, ModelError, UnavailableError, UsageError
 from bbx.models.build import build
 from bbx.models.spec import ModelSpec
@@ -281,3 +282,12 @@ def test_curves_need_tensorboard(quick: Quick, tmp_path: Path, monkeypatch: pyte
 
 def test_quick_options_are_options() -> None:
     assert set(QUICK) <= set(TrainOptions.__dataclass_fields__)
+
+
+def test_force_deletes_nothing_before_all_is_known_to_be_right(quick: Quick, tmp_path: Path) -> None:
+    before = quick(epochs=1)["sha256"]
+    for wrong in ({"optimizer": "adamwx", "lr": 0.1}, {"freeze_until": "nowhere"}, {"weights": "no.pth"}):
+        with pytest.raises(BbxError):
+            quick(force=True, **wrong)
+    assert sha256_of(tmp_path / "run" / "best.safetensors") == before
+    assert quick(epochs=1, resume=True)["sha256"] == before
