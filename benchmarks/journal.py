@@ -19,9 +19,12 @@ from bbx.benchmarks.stats import Samples
 
 Document = dict[str, Any]
 
+_HALF = ".tmp"
+"""Ending of a trace that is still being written."""
+
 
 class Journal:
-    """The file of finished rows in a benchmark's folder.
+    """The file of finished rows in a benchmark's folder; a trace that a kill left half written goes.
 
     Args:
         out: that folder; made when it is missing.
@@ -37,6 +40,8 @@ class Journal:
             out.mkdir(parents=True, exist_ok=True)
             if not resume:
                 self.path.unlink(missing_ok=True)
+            for half in (out / "samples").glob(f".*{_HALF}"):
+                half.unlink(missing_ok=True)
 
     def read(self) -> dict[str, Document]:
         """The finished rows by key. A line that a crash cut short is no row."""
@@ -80,7 +85,7 @@ def write_samples(path: Path, samples: Samples, warm_up: Samples) -> None:
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}{_HALF}")
         try:
             with temporary.open("wb") as stream:
                 np.savez_compressed(stream, latency_ns=samples, warm_up_ns=warm_up)

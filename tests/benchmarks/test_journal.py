@@ -46,3 +46,11 @@ def test_a_trace_comes_back_sample_by_sample(tmp_path: Path) -> None:
     assert back.dtype == np.int64
     assert (back.tolist(), warm_up.tolist()) == ([5, 1, 2**40], [5])
     assert [path.name for path in (tmp_path / "samples").iterdir()] == ["a.npz"]
+
+
+def test_a_trace_that_a_kill_left_half_written_goes(tmp_path: Path) -> None:
+    samples = np.array([1], dtype=np.int64)
+    write_samples(tmp_path / "samples" / "a.npz", samples, samples)
+    (tmp_path / "samples" / ".b.npz.123.tmp").write_bytes(b"PK")
+    Journal(tmp_path, resume=True)
+    assert [path.name for path in (tmp_path / "samples").iterdir()] == ["a.npz"]

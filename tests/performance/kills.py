@@ -96,8 +96,9 @@ def faults(out: Path, wanted: set[str]) -> list[str]:
     Args:
         wanted: keys of the rows that must be there.
     """
+    found = [f"left over: {path.relative_to(out)}" for path in out.rglob(".*")]
     lines = (out / "rows.jsonl").read_text().splitlines()
-    found = [
+    found += [
         f"rows.jsonl, line {number}: half a row" for number, line in enumerate(lines) if not _whole(line)
     ]
     rows = Journal(out, resume=True).read()
@@ -111,7 +112,6 @@ def faults(out: Path, wanted: set[str]) -> list[str]:
     report = {row["key"] for row in json.loads((out / "report.json").read_text())["results"]}
     if report != wanted:
         found.append(f"report.json: {sorted(report ^ wanted)} are not in both runs")
-    found += [f"left over: {path.relative_to(out)}" for path in out.rglob(".*")]
     return found
 
 
@@ -144,7 +144,7 @@ def main() -> int:
         begun = time.monotonic()
         finish(calm, ROWS)
         calm_s = time.monotonic() - begun
-        wanted = set(Journal(calm, resume=True).read())
+        wanted = {row["key"] for row in json.loads((calm / "report.json").read_text())["results"]}
         hits = disturbed(wild, ROWS, moments)
         found = faults(calm, wanted) + faults(wild, wanted)
     print(f"{len(wanted)} rows; undisturbed {calm_s:.0f} s; {hits} of {len(moments)} kills hit")
