@@ -94,15 +94,15 @@ def measured(name: Name, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure the models that are named, or all."""
+    """Measure the models that are named, or all; the rows of the others stay."""
     asked = sys.argv[1:] or NAMES
-    rows = []
+    rows = {row["model"]: row for row in json.loads(RESULTS.read_text())} if RESULTS.exists() else {}
     for name in NAMES:
         if name in asked:
             with tempfile.TemporaryDirectory() as folder:
-                rows.append(measured(name, Path(folder)))
-            print(json.dumps(rows[-1]), flush=True)
-            RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+                rows[PRESETS[name]] = measured(name, Path(folder))
+            print(json.dumps(rows[PRESETS[name]]), flush=True)
+            RESULTS.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
 
 
 if __name__ == "__main__":
