@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from bbx import artifact, process
 from bbx.datasets import Dataset
+from bbx.errors import ExhaustedError, UsageError
 from bbx.models.trained import Trained
 from bbx.pipeline.documents import weights_json
 from bbx.training.augment import preparation
@@ -93,6 +95,11 @@ def _train(run: Run, board: Board, *, resumed: bool) -> Course:
     options, subject = run.options, run.subject
     rank, world, size = idist.get_rank(), idist.get_world_size(), options.images_a_step
     order = Order(len(run.data.train), size, options.seed, rank=rank, world=world)
+    if options.task == "classification" and order.size < 2:
+        raise UsageError(
+            f"{len(run.data.train)} images to learn from are too few for {world} processes.",
+            hint="A batch needs two images.",
+        )
     course = Course(
         subject.objective,
         subject.blocks,
@@ -129,8 +136,27 @@ def _train(run: Run, board: Board, *, resumed: bool) -> Course:
     )
     if not resumed:  # only now that nothing is left that could be refused
         run.folder.begin(run.identity)
-    loop.run(run.folder.load_state() if resumed else None)
+    with _readers_errors():
+        loop.run(run.folder.load_state() if resumed else None)
     return course
+
+
+@contextlib.contextmanager
+def _readers_errors() -> Iterator[None]:
+    """What torch says of a process that read images and is gone, as an error that bbx names.
+
+    Raises:
+        ExhaustedError: it was killed, which is how the kernel answers where memory is short.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ExhaustedError(
+            "A process that reads images was killed, most likely because memory, or /dev/shm, ran out.",
+            hint="Type: --workers 0, or a smaller --batch-size, and --resume.",
+        ) from error
 
 
 def _shares(count: int, size: int) -> list[list[Key]]:

@@ -131,16 +131,19 @@ class Order(Sampler[list[Key]]):
         count: images there are.
         size: of a batch, in one process.
         rank, world: this process's number, and how many there are.
+
+    Attributes:
+        size: of a batch, in one process; less than was asked for where there are too few images.
     """
 
     def __init__(self, count: int, size: int, seed: int, *, rank: int = 0, world: int = 1) -> None:
         self._count, self._seed = count, seed
         self._rank, self._world = rank, world
-        self._size = max(1, min(size, count // world))
+        self.size = max(1, min(size, count // world))
         self._epoch = self._start = 0
 
     def __len__(self) -> int:
-        return max(1, self._count // (self._size * self._world))
+        return max(1, self._count // (self.size * self._world))
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Give the batches of this epoch next, from the one at `start` on."""
@@ -149,7 +152,7 @@ class Order(Sampler[list[Key]]):
     def __iter__(self) -> Iterator[list[Key]]:
         generator = torch.Generator().manual_seed(drawn_from(_ORDER, self._seed, self._epoch))
         order = torch.randperm(self._count, generator=generator).tolist()
-        step = self._size * self._world
+        step = self.size * self._world
         batches = [
             [(self._epoch, index) for index in order[first : first + step][self._rank :: self._world]]
             for first in range(self._start * step, len(self) * step, step)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,14 @@ from safetensors.torch import load_file
 
 from bbx import process
 from bbx.artifact import sha256_of
-from bbx.errors import ArtifactError, BbxError, ModelError, UnavailableError, UsageError
+from bbx.errors import ArtifactError, BbxError, ExhaustedError, ModelError, UnavailableError, UsageError
 from bbx.models.build import build
 from bbx.models.spec import ModelSpec
 from bbx.models.trained import read_trained
 from bbx.train_api import train
 from bbx.training.loop import Loop
 from bbx.training.options import TrainOptions
+from bbx.training.samples import Key, Sample, Samples
 from tests.training.conftest import QUICK, curve
 from tests.training.digits import write_digits
 from tests.training.judged import accuracy
@@ -69,7 +72,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     quick: Quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     """Steps are 6 an epoch and the state is saved at steps 10 and 20 too: 14 and 21 are inside an epoch."""
-    how: dict[str, Any] = {"epochs": 4, "ema": 0.9, "patience": 3, "save_every": 0.0}
+    how: dict[str, Any] = {"epochs": 4, "ema": 0.9, "mixup": 0.3, "patience": 3, "save_every": 0.0}
     whole = quick(**how, out=tmp_path / "whole")
     step = Loop._step
 
@@ -291,3 +294,16 @@ def test_force_deletes_nothing_before_all_is_known_to_be_right(quick: Quick, tmp
             quick(force=True, **wrong)
     assert sha256_of(tmp_path / "run" / "best.safetensors") == before
     assert quick(epochs=1, resume=True)["sha256"] == before
+
+
+def test_a_reader_that_is_killed_is_told_in_one_line(quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = os.getpid()
+
+    def dying(self: Samples, key: Key) -> Sample:
+        assert os.getpid() != here
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("unreachable")
+
+    monkeypatch.setattr(Samples, "__getitem__", dying)
+    with pytest.raises(ExhaustedError, match=r"reads images was killed.* Type: --workers 0"):
+        quick(workers=1)
