@@ -105,6 +105,27 @@ def detector_table() -> str:
     )
 
 
+def transfer_table() -> str:
+    """What `tests/performance/transfer.py` found."""
+    found = json.loads((RESULTS / "transfer.json").read_text())
+    titles = {
+        "backbone": "the backbone, on 0 to 4",
+        "frozen": "all ten, backbone frozen",
+        "fine_tuned": "all ten, fine-tuned",
+    }
+    rows = (
+        [
+            titles[name],
+            f"{run['top1']:.1%}",
+            f"{run['epoch']}",
+            f"{run['parameters']['trained']:,}",
+            f"{run['cpu_s']:.0f} s",
+        ]
+        for name, run in found["runs"].items()
+    )
+    return table(("run", "top-1", "best epoch", "parameters learnt", "CPU time"), rows)
+
+
 def runtime_table() -> str:
     """Every runtime, with what it takes and the precisions that `bbx bench` can give it."""
     return table(
