@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bbx.errors import ModelError, WeightsError
-from bbx.models.batch_norm import estimate_batch_norm
+from bbx.models.batch_norm import estimate_batch_norm, lift_batch_norm
 from bbx.models.checkpoint import Head
 from bbx.models.construct import check_size, construct, device_of, is_outline, seeded
 from bbx.models.factory import call_factory
@@ -94,12 +94,19 @@ def settle(module: nn.Module, preprocess: Preprocess, *, but: Collection[nn.Modu
     if is_outline(module):
         return ()
     damped = damp_residuals(module, but=but)
+    lifted = 0 if damped or but else lift_batch_norm(module)
     try:
         found = estimate_batch_norm(module, preprocess, but=but)
     except _REFUSALS:
         return ()  # It does not take such images; `_found_output` finds that out next, and says so.
-    notes = ("batch-norm statistics of the random weights: from photographs and noise",) if found else ()
-    return (*notes, f"{damped} residual branches of the random weights: damped") if damped else notes
+    notes: tuple[str, ...] = ()
+    if found:
+        notes += ("batch-norm statistics of the random weights: from photographs and noise",)
+    if lifted:
+        notes += (f"{lifted} batch norms of the random weights: lifted",)
+    if damped:
+        notes += (f"{damped} residual branches of the random weights: damped",)
+    return notes
 
 
 def _output(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 from torchvision import models
 from torchvision.models.resnet import Bottleneck as TorchvisionBottleneck
 
-from bbx.images import photograph_batch
+from bbx.images import noise_batch, photograph_batch
 from bbx.models.build import build
 from bbx.models.classic import AlexNet, CifarVgg, InceptionV2, ResNet
 from bbx.models.classic import inception_v2 as v2
@@ -238,6 +239,20 @@ def test_inception_resnet_v2_is_timms_key_for_key() -> None:
     assert list(own.state_dict()) == list(other.state_dict())
     other.load_state_dict(own.state_dict(), assign=True)
     same_answers(own, other, photographs(107))
+
+
+def test_random_weights_of_a_deep_network_without_shortcuts_do_not_magnify_rounding() -> None:
+    model = build(ModelSpec("inception_v3", weights="random", image_size=107))
+    assert "94 batch norms of the random weights: lifted" in model.notes
+    images = torch.from_numpy(noise_batch(model.preprocess, 2, seed=1))
+    rounded = copy.deepcopy(model.module)
+    for parameter in rounded.parameters():
+        parameter.data = parameter.data.half().float()
+    with torch.inference_mode():
+        wanted, given = model.module(images), rounded(images.half().float())
+    assert (given - wanted).norm() < 0.02 * wanted.norm()
+    first, second = wanted
+    assert (first - second).norm() > 0.1 * first.norm()
 
 
 @pytest.mark.parametrize("depth", [18, 50])
