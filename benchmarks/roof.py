@@ -142,8 +142,9 @@ def floor_of(request: dict[str, Any], facts: dict[str, Any], device: str) -> Flo
         costs = _costs(request) if peaks else None
     except BbxError:
         return None  # a graph whose shapes cannot be told; that it runs is known by now
-    if costs is None or costs.not_counted or costs.unknown_shapes or not costs.flops:
+    if costs is None or not costs.flops:
         return None
+    # Operators that are not counted and shapes that are not known only make it less.
     peak, machine = max(peaks)
     return Floor(fewest_operations(costs) / peak * 1e9, costs.flops, peak, machine)
 
