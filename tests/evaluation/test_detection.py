@@ -169,3 +169,15 @@ def test_which_objects_count_as_found() -> None:
     other.update([unsure], [wanted])
     flips = tally.flips(other)
     assert (flips.of, flips.right_to_wrong, flips.wrong_to_right, flips.wrong_to_wrong) == (3, 1, 0, 0)
+
+
+def test_of_two_objects_that_overlap_each_is_found_once() -> None:
+    wanted = Boxes(
+        _boxes((0, 0, 10, 10), (0, 2, 10, 12)), np.array([1, 1]), np.array([False, False]), np.full(2, 100.0)
+    )
+    tally = DetectionTally(2)
+    for boxes in (_boxes((0, 0, 10, 10), (0, 0, 10, 10)), _boxes((0, 0, 10, 10))):
+        count = len(boxes)
+        found = Detected(boxes, np.full(count, 0.9), np.ones(count, np.int64), None, None, saturated=False)
+        tally.update([found], [wanted])
+    assert [found_objects(look).tolist() for look in tally.looks] == [[True, True], [True, False]]
