@@ -10,6 +10,8 @@ from generate import RESULTS, table
 
 from bbx.models.registry import presets
 
+_EIGHT_BIT = ("int8", "float8_e4m3fn")
+
 
 def int8_table() -> str:
     """What quantising gave on networks with real weights, side by side."""
@@ -118,9 +120,7 @@ def _verdict(found: dict[str, Any] | None) -> str:
     weights = found.get("weight_bytes")
     if not weights or not sum(weights.values()):
         return str(found["verdict"])
-    share = sum(size for kind, size in weights.items() if kind.lower() in ("int8", "fp8")) / sum(
-        weights.values()
-    )
+    share = sum(size for kind, size in weights.items() if kind in _EIGHT_BIT) / sum(weights.values())
     return f"{found['verdict']}, {share:.0%}"
 
 
