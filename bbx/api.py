@@ -273,6 +273,9 @@ def bench(
     trust: bool = False,
     budget_s: float | None = None,
     shard: tuple[int, int] | None = None,
+    data: str | None = None,
+    split: str | None = None,
+    classes: str | None = None,
     listener: process.Listener = process.silent,
     on_row: OnRow | None = None,
     **spec_options: Any,
@@ -280,7 +283,7 @@ def bench(
     """Measure models or artefacts on the runtimes of this machine, and write a report into `out`.
 
     Args:
-        subjects, everything, runtimes, profile, resume, trust, budget_s, shard: see
+        subjects, everything, runtimes, profile, resume, trust, budget_s, shard, data, split, classes: see
             `bbx.benchmarks.bench.bench`.
         precisions, batches, scenarios, slo_ms, threads, caches, residences, cuda_graph: see
             `bbx.benchmarks.conditions`; empty for what suits the scenario and the device.
@@ -315,6 +318,9 @@ def bench(
         trust=trust,
         budget_s=budget_s,
         shard=shard,
+        data=data,
+        split=split,
+        classes=classes,
         spec_options=spec_options,
         listener=listener,
         on_row=on_row or nobody,

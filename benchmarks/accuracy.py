@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 
 from bbx.datasets.files import names_in
@@ -73,7 +74,8 @@ def accuracy(
         dataset, _ = dataset_for(source, postprocess.task, split)
         names = None if classes is None else names_in(Path(classes))
         ready = Opened(runner, preprocess, postprocess)
-        return passed(ready, dataset, batch=batch, label=label, classes=names).tally.result()
+        scores = passed(ready, dataset, batch=batch, label=label, classes=names).tally.result()
     except BbxError as error:
         warn(f"{label} has no accuracy: {error}")
         return None
+    return {name: value for name, value in scores.items() if math.isfinite(value)}

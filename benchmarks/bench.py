@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from bbx.benchmarks import reports
+from bbx.benchmarks.accuracy import labelled
 from bbx.benchmarks.artefacts import Workshop
 from bbx.benchmarks.conditions import Asked, Conditions, conditions
 from bbx.benchmarks.crew import Crew, crew
@@ -35,6 +36,9 @@ def bench(
     trust: bool = False,
     budget_s: float | None = None,
     shard: tuple[int, int] | None = None,
+    data: str | None = None,
+    split: str | None = None,
+    classes: str | None = None,
     spec_options: dict[str, Any] | None = None,
     listener: Listener = silent,
     on_row: OnRow = nobody,
@@ -54,6 +58,7 @@ def bench(
         trust: load programs (engines, TorchScript, `.pt2`) that bbx did not make on this machine.
         budget_s: seconds to spend; what does not fit is `missing` in the report. None for all that it takes.
         shard: which part of how many to measure, such as (1, 4); see `shard.Shard`.
+        data, split, classes: labelled images to judge rows by, as for `bbx eval`; None for times alone.
         spec_options: options of every model; see `bbx.models.spec.ModelSpec`.
         on_row: told of each row as it ends.
         asked: the conditions of the rows; see `conditions.Asked`.
@@ -67,6 +72,7 @@ def bench(
         Cancelled: the user stopped it; the report holds the rows that were finished.
     """
     profile_named(profile)
+    images = labelled(data, split, classes)
     environment = describe()
     gpu = environment["gpu"] is not None
     wanted = conditions(asked, gpu=gpu)
@@ -74,7 +80,7 @@ def bench(
     if shard is not None:
         chosen = Shard(*shard).of(chosen)
     todo = _planned(list(chosen.values()), runtimes, wanted, gpu=gpu, quick=profile == "quick")
-    setting = Setting(out, profile, resume, environment["fingerprint"], trust, budget_s)
+    setting = Setting(out, profile, resume, environment["fingerprint"], trust, budget_s, images)
     listener = _once_each(listener)
     batches = tuple(dict.fromkeys(row.batch for row in todo.rows))
     with crew() as builders:

@@ -71,7 +71,10 @@ def in_processes(execute: Callable[[Document], Document], request: Document, cou
     """
     out = Path(request["out"])
     names = [f"{request['samples'].removesuffix('.npz')}.{number}.npz" for number in range(count)]
-    rows = [execute(request | {"samples": name}) for name in names]
+    # One process says how good the answers are; the others only how long they take.
+    again = {name: value for name, value in request.items() if name != "data"}
+    requests = [request, *[again] * (count - 1)]
+    rows = [execute(each | {"samples": name}) for each, name in zip(requests, names, strict=True)]
     traces = [read_samples(out / name) for name in names]
     samples, warm_up = (np.concatenate(parts) for parts in zip(*traces, strict=True))
     write_samples(out / request["samples"], samples, warm_up)

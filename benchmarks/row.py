@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bbx.artifact import Manifest, WeightsOrigin
+from bbx.benchmarks.accuracy import accuracy
 from bbx.benchmarks.artefacts import manifest_of
 from bbx.benchmarks.conditions import HOME
 from bbx.benchmarks.environment import describe, essential_unread, peak_rss_bytes
@@ -99,6 +100,7 @@ def row_task(request: dict[str, Any]) -> Document:
             peak=runner.device_bytes() if runner.device == "cuda" else peak_rss_bytes(),
             parity=_parity(request, opened, taken.bound, _affordable(cases, median, profile)),
             threads=runner.threads,
+            accuracy=_accuracy(request, opened),
         )
     measured = taken.measured
     write_samples(Path(request["out"]) / request["samples"], measured.samples, measured.warm_up)
@@ -111,6 +113,7 @@ class _Found:
 
     Attributes:
         phases: see `phases.sample_phases`; None where there is only one.
+        accuracy: the task's metrics; None where there are no labelled images.
     """
 
     taken: Taken
@@ -119,6 +122,15 @@ class _Found:
     peak: int | None
     parity: dict[str, Any] | None
     threads: int | None
+    accuracy: dict[str, float] | None
+
+
+def _accuracy(request: dict[str, Any], opened: _Opened) -> dict[str, float] | None:
+    """The task's metrics on the labelled images of the request, where it has some."""
+    if "data" not in request:
+        return None
+    means = opened.preprocess, opened.postprocess
+    return accuracy(request["data"], opened.runner, *means, batch=request["batch"], label=request["key"])
 
 
 def _journey(request: dict[str, Any], opened: _Opened, case: Case) -> Journey | None:
@@ -257,6 +269,7 @@ def _document(request: dict[str, Any], opened: _Opened, found: _Found, watch: Gp
         "profile": request["profile"],
         "command": request["command"],
         **taken.facts,
+        **({"accuracy": found.accuracy} if "data" in request else {}),
         **({"phases_ns": summary_of(found.phases)} if found.phases else {}),
     }
 

@@ -47,6 +47,7 @@ class Setting:
         environment: fingerprint of the machine and its libraries.
         trust: programs that bbx did not make here are loaded; the user answers for them.
         budget_s: no row is begun after so many seconds, and rows that do not fit are not tried; None: no end.
+        data: labelled images, as `accuracy.labelled` gives them; None for latency alone.
     """
 
     out: Path
@@ -55,6 +56,7 @@ class Setting:
     environment: str
     trust: bool = False
     budget_s: float | None = None
+    data: Mapping[str, str | None] | None = None
 
 
 def nothing_ahead(wanted: Sequence[tuple[Subject, Row]]) -> None:
@@ -189,6 +191,8 @@ def _request(row: Row, subject: Subject, setting: Setting, ready: Ready) -> dict
         "profile": setting.profile,
         "out": str(setting.out.absolute()),
         "samples": f"samples/{row.stem}.npz",
+        # Only where there are some: a report without them is resumed as before.
+        **({"data": dict(setting.data)} if setting.data else {}),
     }
 
 

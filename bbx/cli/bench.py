@@ -84,6 +84,13 @@ def bench(
         Part | None,
         typer.Option(parser=parse_part, metavar="I/N", help="Measure this part of N, for as many jobs."),
     ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Labelled images as for `bbx eval`: accuracy beside latency.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="With --data: train, val or test.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="With --data: a file with the network's classes, one a line.")
+    ] = None,
     out: opt.Out = opt.DEFAULT_OUT,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -104,6 +111,9 @@ def bench(
             trust=trust,
             budget_s=budget,
             shard=None if shard is None else (shard.index, shard.count),
+            data=data,
+            split=split,
+            classes=classes,
             listener=listener,
             on_row=on_row,
             **asked,

@@ -113,6 +113,11 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 def print_results(document: dict[str, Any], out: Path) -> None:
     """The whole table and where the report is, on stdout."""
-    print_table("", COLUMNS, [cells(row) for row in document["results"]], right=_RIGHT)
+    from bbx.benchmarks.reports.accuracies import accuracy_cells, accuracy_columns
+
+    results = document["results"]
+    metrics = accuracy_columns(results)
+    rows = [[*made[:-1], *accuracy_cells(row, metrics), made[-1]] for row in results for made in [cells(row)]]
+    print_table("", [*COLUMNS[:-1], *metrics, COLUMNS[-1]], rows, right=_RIGHT)
     counts = ", ".join(f"{count} {verdict}" for verdict, count in document["verdicts"].items())
     sys.stdout.write(f"\n{len(document['results'])} rows: {counts}. Report: {out / 'report.md'}\n")

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 REPORT = "evaluation.json"
 
+_ROUNDING = 1e-9
+"""By which a difference of two shares may miss what it is in decimals: 1 - 0.99 is more than 0.01."""
+
 
 def plain(value: Any) -> Any:
     """A value as JSON has it: what is not a number as None, dataclasses as mappings."""
@@ -54,7 +57,7 @@ def gate_of(
     worse = [
         f"{each['artifact']} on {each['runtime']} ({_drop(base, each['metrics'][metric]):.2%})"
         for each in results[1:]
-        if not _drop(base, each["metrics"][metric]) <= max_drop
+        if not _drop(base, each["metrics"][metric]) <= max_drop + _ROUNDING
     ]
     reason = f"{metric} drops by more than {max_drop:.2%}: {', '.join(worse)}." if worse else ""
     return {"metric": metric, "max_drop": max_drop, "verdict": "fail" if worse else "pass", "reason": reason}

@@ -39,7 +39,7 @@ def evaluate_task(request: dict[str, Any]) -> dict[str, Any]:
         process.progress("load", len(passes) / len(subjects), _label(subject))
         with opened(subject, trust=request["trust"], threads=request["threads"]) as ready:
             if dataset is None:
-                dataset, split = _dataset(request["data"], ready.postprocess.task, request["split"])
+                dataset, split = dataset_for(request["data"], ready.postprocess.task, request["split"])
             made = passed(ready, dataset, batch=request["batch"], label=_label(subject), classes=classes)
         for caution in made.tally.cautions():
             process.warn(f"{_label(subject)}: {caution}")
@@ -63,7 +63,16 @@ def evaluate_task(request: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def _dataset(data: str, task: Task, split: str | None) -> tuple[Dataset, str | None]:
+def dataset_for(data: str, task: Task, split: str | None) -> tuple[Dataset, str | None]:
+    """The images to judge by, and which part of the data they are.
+
+    Args:
+        split: None for `test`, else `val`, where the data has such parts.
+
+    Raises:
+        UsageError: the data has only a part that models are trained on, or no images.
+        BbxError: as `open_dataset`.
+    """
     parts = splits_of(data, task)
     if split is None and parts:
         split = next((each for each in _JUDGED_BY if each in parts), None)

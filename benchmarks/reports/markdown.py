@@ -12,6 +12,7 @@ from typing import Any
 
 from bbx.benchmarks.conditions import described
 from bbx.benchmarks.journal import Document
+from bbx.benchmarks.reports.accuracies import accuracy_cells, accuracy_columns
 from bbx.benchmarks.reports.cautions import cautions
 from bbx.benchmarks.reports.document import (
     environments_of,
@@ -102,11 +103,13 @@ def _head(report: Document, valid: int) -> str:
 
 def _headline(report: Document, rows: Sequence[Document]) -> _Section:
     head, identity = _identity(report)
-    head = [*head, "median", "interval", "p90", "p99", "images/s", "memory", "parity"]
+    metrics = accuracy_columns(rows)
+    head = [*head, "median", "interval", "p90", "p99", "images/s", "memory", "parity", *metrics]
     names = machines(report)
+    made = [[*identity(row), *_cells(row), *accuracy_cells(row, metrics)] for row in rows]
     if len(names) == 1:
-        return _Section("", head, [[*identity(row), *_cells(row)] for row in rows])
-    cells = [[*identity(row), *_cells(row), names[fingerprint_in(report, row)]] for row in rows]
+        return _Section("", head, made)
+    cells = [[*each, names[fingerprint_in(report, row)]] for each, row in zip(made, rows, strict=True)]
     return _Section("", [*head, "machine"], cells)
 
 
