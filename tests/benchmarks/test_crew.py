@@ -125,6 +125,6 @@ def test_killed_at_random_and_resumed_it_ends_with_the_same_rows(tmp_path: Path)
     report = json.loads(done.stdout)
     assert report["complete"]
     assert [row["key"] for row in report["results"]] == [
-        f"{net}/ort-cpu/fp32/b{batch}/single" for net in nets for batch in (1, 2)
+        f"{net}/ort-cpu/fp32/b{batch}/single/t1" for net in nets for batch in (1, 2)
     ]
     assert all((tmp_path / "artifacts" / row["samples"]).is_file() for row in report["results"])
