@@ -79,15 +79,16 @@ def test_no_more_is_begun_than_was_asked_for(pool: ThreadPoolExecutor) -> None:
     assert taken == 50
 
 
-def test_an_error_ends_it_and_what_waits_is_not_begun(pool: ThreadPoolExecutor) -> None:
+def test_an_error_ends_it_and_what_waits_is_not_begun() -> None:
     begun: list[int] = []
 
     def work(number: int) -> int:
         begun.append(number)
-        if number == 3:
-            raise BbxError("the third")
+        time.sleep(0.02)
+        if number == 0:
+            raise BbxError("the first")
         return number
 
-    with pytest.raises(BbxError, match="the third"):
-        list(in_order(work, range(1000), pool, ahead=4))
-    assert len(begun) < 20
+    with ThreadPoolExecutor(1) as single, pytest.raises(BbxError, match="the first"):
+        list(in_order(work, range(1000), single, ahead=20))
+    assert len(begun) < 5
