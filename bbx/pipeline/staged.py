@@ -21,6 +21,7 @@ from bbx.models.spec import ModelSpec
 from bbx.pipeline.ancestry import Ancestor, ancestry, artefact_stage
 from bbx.pipeline.documents import Stopwatch
 from bbx.pipeline.stage_runs import Meaning, Ran, Runs, meaning_of, reference_stage, run_stages
+from bbx.pipeline.typed_parity import by_noise
 from bbx.types import SCHEMA, ParityVerdict
 
 _GRAVITY: dict[ParityVerdict, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
@@ -133,18 +134,14 @@ def _compare(runs: Runs, before: Ran, this: Ran, meaning: Meaning) -> Compared:
             replayed(this.outputs), precision, allowed, random_weights=meaning.random_weights
         )
         if allowed is tolerance and precision not in TOLERANCES:
-            parity = excused(parity, random_weights=meaning.random_weights, noise=_by_noise(this.stage))
+            parity = excused(
+                parity, random_weights=meaning.random_weights, noise=by_noise(this.stage.manifest)
+            )
         return parity, task_metric(reference, this.outputs, parity)
 
     to_first, metric_to_first = judged(first, tolerance)
     to_previous, metric_to_previous = judged(before, step)
     return Compared(this.stage, to_first, to_previous, metric_to_first, metric_to_previous)
-
-
-def _by_noise(stage: Ancestor) -> bool:
-    """Whether a quantised graph was calibrated on noise."""
-    document = stage.manifest.document if stage.manifest is not None else {}
-    return bool(document.get("calibration", {}).get("random"))
 
 
 def _verdict(compared: Sequence[Compared]) -> ParityVerdict:

@@ -12,7 +12,7 @@ import onnx
 
 from bbx import process
 from bbx.artifact import Manifest
-from bbx.calibration.agreement import tolerance_of
+from bbx.calibration.agreement import excused, tolerance_of
 from bbx.exporter import verify
 from bbx.exporter.control import stirred
 from bbx.exporter.emulate import emulated_from_typed
@@ -37,6 +37,11 @@ def task_of(manifest: Manifest | None) -> Task:
 def is_quantised(parent: Manifest | None) -> TypeGuard[Manifest]:
     """Whether a graph has Q/DQ nodes of bbx's own."""
     return parent is not None and parent.precision in ("int8", "fp8")
+
+
+def by_noise(quantised: Manifest | None) -> bool:
+    """Whether a graph was calibrated on noise."""
+    return quantised is not None and bool(quantised.document.get("calibration", {}).get("random"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +85,24 @@ class Judged:
     def _of(self, path: Path) -> verify.Parity:
         """The verdict on any graph with the outputs of the FP32 graph."""
         postprocess = self.parent.postprocess if self.parent else None
+        untrained = self.parent is not None and self.parent.weights == "random"
         quantised = self.parent if is_quantised(self.parent) else None
         with OrtRunner(path, exact=True) as runner:
             dtypes = {spec.name: spec.dtype for spec in runner.inputs}
-            return judge(
+            parity = judge(
                 self.cases,
                 self.references,
                 lambda feeds: runner.infer({name: feed.astype(dtypes[name]) for name, feed in feeds.items()}),
                 self.step.precision,
                 postprocess,
                 against=f"its {'Q/DQ' if quantised else 'FP32'} graph {self.step.source.name}",
-                random_weights=self.parent is not None and self.parent.weights == "random",
+                random_weights=untrained,
                 # Where 16 bits fall on the other side of a rounding, an eight-bit value is another one.
                 tolerance=tolerance_of(quantised.precision, postprocess) if quantised else None,
             )
+        if quantised is None:
+            return parity
+        return excused(parity, random_weights=untrained, noise=by_noise(quantised))
 
     def _by_heads(self, emulation: onnx.ModelProto, detections: verify.Parity) -> verify.Parity:
         """What can be judged where detections cannot: a detector's heads, on the same images.

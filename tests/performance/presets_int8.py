@@ -105,6 +105,8 @@ def _quantised(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _engine(document: dict[str, Any]) -> dict[str, Any]:
+    if "targets" not in document:  # the graph in 16 bits lost parity, and nothing was compiled
+        return {"verdict": "error"}
     precision = document["precision"]
     weights = {kind: found["weight_bytes"] for kind, found in precision["achieved"].items()}
     return {

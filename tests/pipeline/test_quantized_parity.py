@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, numpy_helper
 
+from bbx.artifact import manifest_path
 from bbx.calibration.quantise import prepared_for
 from bbx.calibration.scales import TensorScale, read_scales, write_scales
+from bbx.errors import CheckFailed
 from bbx.exporter.heads import heads_of, unsorted_heads
+from bbx.exporter.to_typed import TypedGraph, typed_from_onnx
 from bbx.images import photographs
+from bbx.pipeline import typed
+from bbx.pipeline.steps import TypedStep
 
 CLASSIFIER = ("timm:test_resnet", "--image-size", 64, "--weights", "random")
 TWO_STAGES = ("fasterrcnn_mobilenet_v3_large_320_fpn", "--image-size", "64x96", "--weights", "random")
@@ -48,6 +56,33 @@ def test_random_weights_that_lose_everything_prove_nothing_at_any_stage(
     assert (staged.code, staged.document["verdict"]) == (0, "inconclusive"), staged.stderr
     (qdq,) = [stage for stage in staged.document["stages"] if stage["stage"] == "qdq"]
     assert qdq["to_first"]["reasons"][0].startswith("Random weights have no answer to keep: ")
+
+
+@pytest.mark.parametrize(("weights", "verdict"), [("random", "inconclusive"), ("file", "fail")])
+def test_in_16_bits_random_weights_prove_nothing_either(
+    bbx: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, weights: str, verdict: str
+) -> None:
+    made = _quantize(bbx, CLASSIFIER, pictures, tmp_path)
+    path = Path(made.document["artifact"])
+    manifest = json.loads(manifest_path(path).read_text())
+    manifest_path(path).write_text(json.dumps({**manifest, "weights": weights}))
+
+    def broken(*arguments: Any, **options: Any) -> TypedGraph:
+        graph = typed_from_onnx(*arguments, **options)
+        for tensor in graph.model.graph.initializer:
+            if tensor.data_type == TensorProto.INT8 and len(tensor.dims) > 1:
+                values = numpy_helper.to_array(tensor)[::-1]
+                tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), tensor.name))
+        return graph
+
+    monkeypatch.setattr(typed, "typed_from_onnx", broken)
+    step = TypedStep("a test", path, "fp16")
+    request = {"step": step.to_request(), "path": str(tmp_path / "broken.onnx")}
+    if verdict == "fail":
+        with pytest.raises(CheckFailed, match="relative L2"):
+            typed.typed_task(request)
+    else:
+        assert typed.typed_task(request)["parity"]["verdict"] == verdict
 
 
 def test_a_detector_of_random_weights_is_judged_by_the_heads_of_both_stages(
