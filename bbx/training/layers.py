@@ -27,11 +27,16 @@ class Block:
 
     Attributes:
         name: its path in the network.
-        module: the part.
+        part: a module, or a parameter that stands alone, such as an embedding of positions.
     """
 
     name: str
-    module: nn.Module
+    part: nn.Module | nn.Parameter
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All that could learn."""
+        return [self.part] if isinstance(self.part, nn.Parameter) else list(self.part.parameters())
 
 
 def backbone_of(network: nn.Module, head: str | None) -> list[Block]:
@@ -52,6 +57,8 @@ def backbone_of(network: nn.Module, head: str | None) -> list[Block]:
 
 
 def _blocks(module: nn.Module, path: str, head: str | None, whole: int) -> Iterator[Block]:
+    for name, parameter in module.named_parameters(prefix=path, recurse=False):
+        yield Block(name, parameter)
     for name, child in module.named_children():
         below = f"{path}.{name}" if path else name
         if below == head or _count(child) == 0:
@@ -104,11 +111,13 @@ def freeze(blocks: Iterable[Block]) -> list[nn.Module]:
     """
     still: list[nn.Module] = []
     for block in blocks:
-        block.module.requires_grad_(False)
-        still.append(block.module)
+        block.part.requires_grad_(False)
+        if isinstance(block.part, nn.Module):
+            still.append(block.part)
     return still
 
 
 def norms_of(blocks: Iterable[Block]) -> list[nn.Module]:
     """The batch norms of the blocks."""
-    return [part for block in blocks for part in block.module.modules() if isinstance(part, _BatchNorm)]
+    modules = [block.part for block in blocks if isinstance(block.part, nn.Module)]
+    return [part for module in modules for part in module.modules() if isinstance(part, _BatchNorm)]

@@ -177,12 +177,11 @@ class Loop:
 
     def _derailed(self, what: str) -> BbxError:
         best = self._course.progress.best
-        kept = (
-            f"the last good checkpoint is {self._folder.path / BEST}, of epoch {best}"
-            if best
-            else ("no epoch was complete")
+        good = f"the last good checkpoint is {self._folder.path / BEST}, of epoch {best}"
+        return BbxError(
+            f"{what}; {good if best else 'no epoch was complete'}.",
+            hint=f"Try --lr {self._course.options.rate / 10:g}, with --force or another --out.",
         )
-        return BbxError(f"{what}; {kept}.", hint=f"Type: --lr {self._course.options.rate / 10:g}, or less.")
 
     def _end_group(self, engine: Engine) -> None:
         course = self._course

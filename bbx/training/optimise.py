@@ -49,7 +49,7 @@ def _scales(blocks: list[Block], options: TrainOptions) -> dict[int, float]:
     depths = {
         id(parameter): depth
         for depth, block in enumerate(reversed(blocks), start=1)
-        for parameter in block.module.parameters()
+        for parameter in block.parameters
     }
     if options.layer_decay is None:
         return dict.fromkeys(depths, options.backbone_lr_scale)

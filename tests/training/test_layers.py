@@ -42,12 +42,18 @@ def test_blocks_are_what_a_network_is_stacked_of() -> None:
     assert len(vit) > 1
 
 
-def test_every_parameter_is_in_one_block_or_in_the_head() -> None:
-    model = build(ModelSpec("densenet121", weights="random", image_size=64), to_learn=True)
-    inside = [p for block in backbone_of(model.module, model.head) for p in block.module.parameters()]
-    assert len({id(p) for p in inside}) == len(inside)
-    head = list(model.module.get_submodule(model.head or "").parameters())
-    assert len(inside) + len(head) == len(list(model.module.parameters()))
+@pytest.mark.parametrize(("name", "size"), [("densenet121", 64), ("timm:test_vit", 160), ("vit_b_16", 32)])
+def test_every_parameter_is_in_one_block_or_in_the_head(name: str, size: int) -> None:
+    model = build(ModelSpec(name, weights="random", image_size=size), to_learn=True)
+    inside = [id(p) for block in backbone_of(model.module, model.head) for p in block.parameters]
+    assert len(set(inside)) == len(inside)
+    head = [id(p) for p in model.module.get_submodule(model.head or "").parameters()]
+    assert set(inside) | set(head) == {id(p) for p in model.module.parameters()}
+    assert not set(inside) & set(head)
+
+
+def test_embeddings_of_a_frozen_transformer_are_frozen() -> None:
+    assert _learning(_subject("timm:test_vit", size=160, freeze_backbone=True)) == {"head"}
 
 
 def test_a_frozen_backbone_leaves_the_head_to_learn() -> None:

@@ -18,17 +18,13 @@ from safetensors.torch import load_file
 from bbx import process
 from bbx.artifact import sha256_of
 from bbx.errors import ArtifactError, BbxError, ExhaustedError, ModelError, UnavailableError, UsageError
-from bbx.models.build import build
-from bbx.models.spec import ModelSpec
 from bbx.models.trained import read_trained
-from bbx.train_api import train
 from bbx.training.loop import Loop
 from bbx.training.options import TrainOptions
 from bbx.training.samples import Key, Sample, Samples
 from tests.training.conftest import QUICK, curve
 from tests.training.digits import write_digits
 from tests.training.judged import accuracy
-from tests.training.scene_files import write_coco, write_masks
 
 Quick = Callable[..., dict[str, Any]]
 
@@ -67,12 +63,15 @@ class _Stop(Exception):
     """Ends a run where a kill would."""
 
 
-@pytest.mark.parametrize("at", [3, 14, 21])
+@pytest.mark.parametrize(("at", "save_every"), [(3, 0.0), (14, 0.0), (21, 600.0)])
 def test_a_stopped_run_goes_on_bit_for_bit(
-    quick: Quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+    quick: Quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, save_every: float
 ) -> None:
-    """Steps are 6 an epoch and the state is saved at steps 10 and 20 too: 14 and 21 are inside an epoch."""
-    how: dict[str, Any] = {"epochs": 4, "ema": 0.9, "mixup": 0.3, "patience": 3, "save_every": 0.0}
+    """Before anything is saved; from a step inside an epoch; and with a line in the log of a step done again.
+
+    Steps are 6 an epoch, and the log has a line at steps 10 and 20, where the state may be saved too.
+    """
+    how: dict[str, Any] = {"epochs": 4, "ema": 0.9, "mixup": 0.3, "patience": 3, "save_every": save_every}
     whole = quick(**how, out=tmp_path / "whole")
     step = Loop._step
 
@@ -218,62 +217,6 @@ def test_a_factory_has_a_head_of_its_own(quick: Quick, tmp_path: Path) -> None:
     some = write_digits(tmp_path / "some", [0, 1, 2], most=6)
     with pytest.raises(ModelError, match="tells 10 classes apart, and the data has 3"):
         quick(data=some)
-
-
-# --- other tasks ------------------------------------------------------------------------------------
-
-
-def test_a_segmenter_learns_masks(inline_tasks: None, tmp_path: Path) -> None:
-    data = write_masks(tmp_path / "masks", 12, "train", side=64)
-    document = train(
-        "lraspp_mobilenet_v3_large",
-        data=data,
-        out=tmp_path / "run",
-        image_size=64,
-        weights="random",
-        epochs=2,
-        batch_size=5,
-        workers=0,
-        lr=2e-3,
-    )
-    assert document["classes"][:2] == ["background", "0"]
-    first, last = document["epochs"]
-    assert last["train_loss"] < first["train_loss"]
-    assert first["val_loss"] is not None
-    assert (last["metric"], set(last["scores"])) == ("mIoU", {"mIoU", "pixel_accuracy"})
-    model = build(
-        ModelSpec("lraspp_mobilenet_v3_large", num_classes=11, image_size=64, weights=document["checkpoint"])
-    )
-    assert model.postprocess is not None
-    assert model.postprocess.classes == tuple(document["classes"])
-
-
-def test_a_detector_goes_on_learning_boxes(inline_tasks: None, tmp_path: Path) -> None:
-    """From weights that know the scenes: boxes that were mapped wrongly would cost them what they know."""
-    write_coco(tmp_path, 6, "train", side=192)
-    write_coco(tmp_path, 6, "test", side=192)
-    document = train(
-        "ssdlite320_mobilenet_v3_large",
-        data=tmp_path,
-        val="test",
-        out=tmp_path / "run",
-        weights=str(Path(__file__).parents[1] / "scenes" / "ssdlite.safetensors"),
-        epochs=1,
-        batch_size=3,
-        workers=0,
-        lr=1e-5,
-    )
-    assert document["classes"] == ["background", *"0123456789"]
-    [epoch] = document["epochs"]
-    assert epoch["val_loss"] is None
-    assert epoch["value"] == epoch["scores"]["mAP"] > 0.3
-    assert "batch norms of the backbone keep their statistics" in document["notes"]
-
-
-def test_outlines_are_not_read(inline_tasks: None, tmp_path: Path) -> None:
-    write_coco(tmp_path, 2, "train")
-    with pytest.raises(ModelError, match="maskrcnn_r50_fpn learns from outlines"):
-        train("maskrcnn_r50_fpn", data=tmp_path / "train.json", out=tmp_path / "run", weights="random")
 
 
 def test_curves_need_tensorboard(quick: Quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
