@@ -21,7 +21,7 @@ from bbx.runners.ort import OrtRunner
 
 def test_the_public_names_are_these() -> None:
     verbs = {"bench", "build", "build_engine", "export", "postprocess", "preprocess", "report"}
-    verbs |= {"bisect", "compare", "parity", "quantize"}
+    verbs |= {"bisect", "compare", "evaluate", "parity", "predict", "quantize", "summary", "train"}
     assert set(package.__all__) == {"__version__", *verbs}
     assert dir(package) == sorted(package.__all__)
     assert all(callable(getattr(package, name)) for name in package.__all__ if name != "__version__")
