@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from bbx.errors import ModelError
+from bbx.errors import ModelError, WeightsError
 from bbx.models.build import build
 from bbx.models.spec import ModelSpec
 from bbx.train_api import train
+from bbx.training.options import TrainOptions
+from bbx.training.subject import Subject, subject_of
 from tests.training.scene_files import write_coco, write_masks
 
 
@@ -64,3 +68,33 @@ def test_outlines_are_not_read(inline_tasks: None, tmp_path: Path) -> None:
     write_coco(tmp_path, 2, "train")
     with pytest.raises(ModelError, match="maskrcnn_r50_fpn learns from outlines"):
         train("maskrcnn_r50_fpn", data=tmp_path / "train.json", out=tmp_path / "run", weights="random")
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("ssdlite320_mobilenet_v3_large", None),
+        ("fasterrcnn_mobilenet_v3_large_320_fpn", 64),
+        ("lraspp_mobilenet_v3_large", 64),
+    ],
+)
+def test_weights_for_other_classes_are_loaded_but_for_the_head(
+    name: str, size: int | None, tmp_path: Path
+) -> None:
+    def subject(classes: int, weights: str) -> Subject:
+        spec = ModelSpec(name, weights=weights, image_size=size)
+        return subject_of(TrainOptions(spec, "data"), classes)
+
+    before = subject(5, "random").objective.network.state_dict()
+    path = tmp_path / "five.safetensors"
+    save_file(before, path)
+    three = subject(3, str(path))
+    [note] = [note for note in three.notes if "head is new" in note]
+    assert note.endswith("five.safetensors has 5 classes, and this one 3")
+    after = three.objective.network.state_dict()
+    same = {key for key in before if torch.equal(before[key], after[key])}
+    assert any(key.startswith("backbone.") for key in same)
+    assert all(before[key].shape != after[key].shape for key in before.keys() - same)
+    # To be used, and not trained further, such weights are refused.
+    with pytest.raises(WeightsError, match="has a head of 5 classes, and the model one of 3"):
+        build(ModelSpec(name, weights=str(path), image_size=size, num_classes=3))
