@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -136,7 +137,7 @@ class TrainOptions:
     @property
     def task(self) -> Task:
         """What the model's outputs mean."""
-        return task_of(check_options(self.spec))
+        return _task_of(self.spec)
 
     @property
     def seed(self) -> int:
@@ -199,6 +200,12 @@ def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def _as_json(value: Any) -> Any:
     """A value as JSON gives it back."""
     return list(value) if isinstance(value, tuple) else value
+
+
+@cache
+def _task_of(spec: ModelSpec) -> Task:
+    """Asked at every step, and found in the sources of a library where the name has a prefix."""
+    return task_of(check_options(spec))
 
 
 _LEAST = {
