@@ -27,7 +27,7 @@ from skimage import data
 from bbx.benchmarks.environment import describe
 
 SIDE = 96
-COUNTS = {"train": 40, "test": 50}
+COUNTS = {"train": 60, "test": 30}
 """Pictures of each texture."""
 
 PAGE = Path(__file__).parents[2] / "docs" / "walkthrough.md"
