@@ -10,13 +10,15 @@ RESULT = Path(__file__).parent / "results" / "walkthrough.json"
 
 
 def times() -> str:
-    """How long each command took."""
+    """How long each step took."""
     document = json.loads(RESULT.read_text())
     rows = [
-        f"| `{' '.join(each['command'].split()[:3])} …` | {each['seconds']:.0f} s |"
-        for each in document["steps"]
+        f"| {verb} | {Path(subject).name} | {seconds:.0f} s |"
+        for (_, verb, subject, *_), seconds in (
+            (each["command"].split(), each["seconds"]) for each in document["steps"]
+        )
     ]
-    return "\n".join(["| command | time |", "| --- | ---: |", *rows]) + "\n"
+    return "\n".join(["| step | of | time |", "| --- | --- | ---: |", *rows]) + "\n"
 
 
 def judged() -> str:
