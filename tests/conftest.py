@@ -138,9 +138,12 @@ def _state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def _interruptible() -> None:
-    """Ctrl-C does what it does on a terminal: a shell starts what runs in its background deaf to it."""
+    """Ctrl-C does what it does on a terminal: a shell starts what runs in its background deaf to it.
+
+    Before every test, since a library that an earlier one used may have put its own handler there.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
