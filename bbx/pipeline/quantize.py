@@ -114,6 +114,11 @@ def _quantised(
     judged = judged_by(step.data, data, inputs, parent)
     postprocess = parent.postprocess if parent else None
     accuracy = accuracy_of(model, judged.batches, postprocess, judged.labels, judged.truth)
+    if judged.truth is not None and accuracy.name != judged.truth.metric:
+        process.warn(
+            f"FP32 has a {judged.truth.metric} of 0 by the annotations, so agreement with it judges "
+            f"({accuracy.name}). Its classes may be numbered in another way."
+        )
     # Without a budget whatever drop there is is allowed.
     budget = 1.0 if step.max_drop is None else step.max_drop
     return _Made(quantised, accuracy, controlled(quantised, accuracy, budget))
