@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from PIL import Image
 
 from bbx import images
 from bbx.datasets.base import BACKGROUND, Boxes, Dataset
-from bbx.datasets.files import require_files
+from bbx.datasets.files import json_in, require_files
 from bbx.datasets.numbering import numbered
 from bbx.errors import BbxError
 
@@ -133,10 +132,7 @@ def document_of(path: Path) -> Mapping[str, Any]:
     Raises:
         BbxError: it cannot be read, or is something else.
     """
-    try:
-        document = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise BbxError(f"{path} cannot be read as JSON: {error}.") from error
+    document = json_in(path)
     if not isinstance(document, dict) or "images" not in document:
         raise BbxError(f"{path} is no COCO file: it has no `images`.")
     return document

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bbx.errors import BbxError
+
+BROKEN_PERCENT = 1
+"""Of the images of a dataset that may be broken; with more, it is not what it was."""
 
 
 def require_files(files: Sequence[tuple[str, Path]], what: str) -> None:
@@ -21,6 +26,37 @@ def require_files(files: Sequence[tuple[str, Path]], what: str) -> None:
     missing = [f"{path} ({name})" for name, path in files if not path.is_file()]
     if missing:
         raise BbxError(f"{what} that do not exist: {few(missing)}.")
+
+
+def require_few_broken(reasons: Sequence[str], *, among: int, cannot_be: str) -> None:
+    """Fail where more than `BROKEN_PERCENT` of `among` images are broken.
+
+    Args:
+        reasons: one for each broken image.
+        cannot_be: what is wrong with them, as in "cannot be decoded".
+
+    Raises:
+        BbxError: they are too many.
+    """
+    if len(reasons) * 100 <= among * BROKEN_PERCENT:
+        return
+    raise BbxError(
+        f"{len(reasons)} images of {among} cannot be {cannot_be}, and at most {BROKEN_PERCENT} % may be: "
+        f"{few([reason.rstrip('.') for reason in reasons])}.",
+        hint="Remove or replace them.",
+    )
+
+
+def json_in(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        BbxError: it cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BbxError(f"{path} cannot be read as JSON: {error}.") from error
 
 
 def few(names: Sequence[str], most: int = 3) -> str:

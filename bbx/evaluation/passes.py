@@ -14,16 +14,13 @@ from numpy.typing import NDArray
 
 from bbx import process
 from bbx.datasets import IGNORED, Boxes, Dataset, Target
-from bbx.datasets.files import few
+from bbx.datasets.files import require_few_broken
 from bbx.errors import BbxError
 from bbx.evaluation.loading import WORKERS, Batch, Skipped, batches
 from bbx.evaluation.metrics import Tally, tally_of
 from bbx.evaluation.naming import numbers_of
 from bbx.evaluation.subjects import Opened
 from bbx.outputs import Outputs, restore
-
-_BROKEN_PERCENT = 1
-"""Of the images that may be broken; with more, a dataset is not what it was."""
 
 _AHEAD = 2
 """Batches a thread that are begun before the network has taken them."""
@@ -76,7 +73,7 @@ def passed(
         clock = _Clock()
         for part in batches(dataset, opened.preprocess, opened.fixed_batch or batch, pool, ahead=ahead):
             skipped += part.skipped
-            _require_few_broken(skipped, among=len(dataset))
+            require_few_broken([each.reason for each in skipped], among=len(dataset), cannot_be="used")
             if part.names:
                 waiting.append(pool.submit(judge, part, opened.infer(part.rows)))
                 clock.computed(len(part.names))
@@ -159,14 +156,3 @@ def _collect(tally: Tally[Any], waiting: deque[Future[list[Any]]], *, most: int)
     while len(waiting) > most:
         for look in waiting.popleft().result():
             tally.add(look)
-
-
-def _require_few_broken(skipped: Sequence[Skipped], *, among: int) -> None:
-    if len(skipped) * 100 <= among * _BROKEN_PERCENT:
-        return
-    reasons = [each.reason.rstrip(".") for each in skipped]
-    raise BbxError(
-        f"{len(skipped)} images of {among} cannot be used, and at most {_BROKEN_PERCENT} % may be: "
-        f"{few(reasons)}.",
-        hint="Remove or replace them.",
-    )

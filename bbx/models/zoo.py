@@ -8,7 +8,7 @@ a forward pass gives.
 from __future__ import annotations
 
 from bbx.models.spec import FeatureMap, Preset
-from bbx.models.zoo_entries import BASIC, BOTTLENECK, HALF, classifier, crop, maps, vgg_maps
+from bbx.models.zoo_entries import BASIC, BOTTLENECK, HALF, VGG_STAGES, classifier, crop, maps, vgg_maps
 from bbx.types import Preprocess
 
 _ALEXNET = (
@@ -32,12 +32,7 @@ _VGG = tuple(
         4096,
         min_size=32,
     )
-    for depth, stages in (
-        (11, (1, 1, 2, 2, 2)),
-        (13, (2, 2, 2, 2, 2)),
-        (16, (2, 2, 3, 3, 3)),
-        (19, (2, 2, 4, 4, 4)),
-    )
+    for depth, stages in VGG_STAGES.items()
     for suffix, layers in (("", 2), ("_bn", 3))
 )
 

@@ -43,6 +43,10 @@ def classifier(
     )
 
 
+VGG_STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+"""Convolutions of each stage, by depth (Simonyan and Zisserman, 2015, table 1)."""
+
+
 def vgg_maps(convolutions: tuple[int, ...], layers: int) -> tuple[FeatureMap, ...]:
     """The pooling layer that ends each stage of `convolutions`, of `layers` layers each."""
     ends = [sum(convolutions[: stage + 1]) * layers + stage for stage in range(len(convolutions))]

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from bbx import process
-from bbx.datasets.files import few
+from bbx.datasets.files import BROKEN_PERCENT, few
 from bbx.errors import BbxError
 from bbx.training.board import Board
 from bbx.training.course import Course
@@ -32,9 +32,6 @@ from bbx.training.samples import Batch, Order, drawn_from
 
 LOG_EVERY = 10
 """Steps between two lines of the log."""
-
-MOST_BROKEN = 0.01
-"""Share of the images that may be unreadable."""
 
 _STEP = 3
 """What is drawn; see `bbx.training.samples`."""
@@ -168,9 +165,9 @@ class Loop:
             if name not in known:
                 known[name] = why
                 process.warn(f"Left out: {why}")
-        if len(known) > MOST_BROKEN * self._images:
+        if len(known) * 100 > self._images * BROKEN_PERCENT:
             raise BbxError(
-                f"{len(known)} of {self._images} images cannot be read, more than {MOST_BROKEN:.0%}: "
+                f"{len(known)} of {self._images} images cannot be read, more than {BROKEN_PERCENT}%: "
                 f"{few(list(known))}.",
                 hint="Mend or remove them, and begin anew with --force.",
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from bbx.calibration.data.coco import coco_source
 from bbx.calibration.data.record import CalibrationRecord, is_record, record_from
 from bbx.calibration.data.rows import Feeder
 from bbx.calibration.data.source import ACCEPTED, FileSource, NoiseSource, Source, folder_source, list_source
+from bbx.datasets.files import json_in
 from bbx.errors import ArtifactError, BbxError, UsageError
 
 _PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif"}
@@ -52,10 +52,7 @@ def json_document(path: Path) -> Mapping[str, Any]:
     Raises:
         BbxError: it cannot be read, or is something else.
     """
-    try:
-        document = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise BbxError(f"{path} cannot be read as JSON: {error}.") from error
+    document = json_in(path)
     if not isinstance(document, dict) or not (is_record(document) or "images" in document):
         raise BbxError(f"{path} is neither a COCO file nor a calibration record.", hint=f"Name {ACCEPTED}.")
     return document

@@ -13,7 +13,7 @@ from bbx.calibration.data.lint import Seen
 from bbx.calibration.data.previews import Preview
 from bbx.calibration.data.record import SkippedImage, Split
 from bbx.calibration.data.source import Broken, Entry, Source
-from bbx.datasets.files import few
+from bbx.datasets.files import require_few_broken
 from bbx.errors import BbxError
 
 WORKERS = min(8, os.cpu_count() or 1)
@@ -22,7 +22,6 @@ WORKERS = min(8, os.cpu_count() or 1)
 HELD_OUT = 4
 """One image in so many is held out: not measured, and used to choose between methods."""
 
-_BROKEN_PERCENT = 1
 _TURN = 256
 """Images that are looked at before the broken ones are counted."""
 
@@ -57,7 +56,11 @@ def drawn(source: Source, most: int, seed: int) -> Drawn:
                 skipped.append(SkippedImage(path=entry.path, reason=look.reason))
             else:
                 seen[index] = Seen(entry, look)
-        _require_few_broken(skipped, among=min(len(order), most + len(skipped)))
+        require_few_broken(
+            [each.reason for each in skipped],
+            among=min(len(order), most + len(skipped)),
+            cannot_be="decoded",
+        )
     return Drawn(tuple(seen[index] for index in sorted(seen)), tuple(skipped))
 
 
@@ -130,14 +133,3 @@ def _shuffled(entries: Sequence[Entry], seed: int, purpose: str) -> list[int]:
         return hashlib.sha256(text).digest(), index
 
     return sorted(range(len(entries)), key=rank)
-
-
-def _require_few_broken(skipped: Sequence[SkippedImage], *, among: int) -> None:
-    if len(skipped) * 100 <= among * _BROKEN_PERCENT:
-        return
-    reasons = [each.reason.rstrip(".") for each in skipped]
-    raise BbxError(
-        f"{len(skipped)} images of {among} cannot be decoded, and at most {_BROKEN_PERCENT} % may be: "
-        f"{few(reasons)}.",
-        hint="Remove or replace them.",
-    )

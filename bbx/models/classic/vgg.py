@@ -9,12 +9,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from bbx.models.classic.layers import draw_for_relu
+from bbx.models.zoo_entries import VGG_STAGES
 
 WIDTHS = (64, 128, 256, 512, 512)
 """Maps of each stage, which a max-pooling ends (table 1)."""
-
-PLANS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-"""Convolutions of each stage, by the number of layers with weights: columns A, B, D and E of table 1."""
 
 
 class CifarVgg(nn.Module):
@@ -31,7 +29,7 @@ class CifarVgg(nn.Module):
 
     def __init__(self, depth: int, *, batch_norm: bool) -> None:
         super().__init__()
-        self.features = _features(PLANS[depth], batch_norm=batch_norm)
+        self.features = _features(VGG_STAGES[depth], batch_norm=batch_norm)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(
             nn.Dropout(0.5),
