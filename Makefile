@@ -19,8 +19,9 @@ picture: $(READY)  ## the README's pictures: the table of the committed demo, an
 	BBX_PICTURE_OF=reports/demo $(BIN)/python -m pytest tests/benchmarks/test_report_looks.py -k picture
 
 # Most tests wait for one thread of an exporter, so they run side by side; what measures time runs alone.
+# A worker that dies ends the run: with `loadscope`, the rest of its work would never be given out.
 test: $(READY)  ## everything that can be tested without a GPU
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore tests/benchmarks -n auto --maxprocesses 4 --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore tests/benchmarks -n auto --maxprocesses 4 --dist loadscope --max-worker-restart 0
 	$(BIN)/python -m pytest tests/benchmarks
 
 scenes: $(READY)  ## train the detectors and the segmenter that tests use, anew (minutes on two idle cores)

@@ -19,6 +19,7 @@ import numpy as np
 from bbx import artifact, lazy
 from bbx.errors import ArtifactError, BbxError, UsageError
 from bbx.runners.base import Arrays, Bound, Feeds, Runner, sample_host_clock
+from bbx.runners.signal_stack import signal_stack_kept
 from bbx.types import BYTES_PER_ELEMENT, TensorSpec
 
 _DTYPES = {
@@ -87,7 +88,8 @@ class OpenvinoRunner(Runner):
         options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if self._asked_threads is not None:
             options["INFERENCE_NUM_THREADS"] = str(self._asked_threads)
-        with _errors(partial(_refused, self._path)):
+        # For AMX, its plugin gives the thread a signal stack with every network that it compiles.
+        with _errors(partial(_refused, self._path)), signal_stack_kept():
             self._compiled = library.Core().compile_model(str(self._path), "CPU", options)
             self._request = self._compiled.create_infer_request()
             self.threads = int(self._compiled.get_property("INFERENCE_NUM_THREADS"))

@@ -85,3 +85,20 @@ def test_nothing_that_reports_to_its_maker_is_loaded(files: dict[str, Path]) -> 
         [sys.executable, "-c", script, files["onnx"]], capture_output=True, text=True, check=True, timeout=120
     )
     assert done.stdout.split() == ["None", "openvino.tools.ovc.telemetry_stub"]
+
+
+def test_ctrl_c_is_heard_after_two_were_closed_in_the_order_they_were_opened(files: dict[str, Path]) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from bbx.runners.openvino import OpenvinoRunner\n"
+        "signal.signal(signal.SIGINT, lambda *_: print('heard'))\n"
+        "first, second = (OpenvinoRunner(Path(sys.argv[1])) for _ in range(2))\n"
+        "first.__enter__(), second.__enter__()\n"
+        "first.__exit__(None, None, None), second.__exit__(None, None, None)\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script, str(files["onnx"])], capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stdout) == (0, "heard\n"), found.stderr
