@@ -139,12 +139,13 @@ def test_a_file_without_a_manifest_is_refused(tmp_path: Path) -> None:
         bbx.postprocess({}, tmp_path / "net.onnx", [])
 
 
+@pytest.mark.usefixtures("inline_tasks")
 def test_a_detector_speaks_of_the_images_it_was_given(tmp_path: Path) -> None:
     """From files to boxes in their pixels by the manifest alone."""
     import onnxruntime as ort
 
     out = tmp_path / "net.onnx"
-    bbx.export("fasterrcnn_r18_fpn", image_size=128, weights="random", detections=20, out=out)
+    bbx.export("fcos_r50_fpn", image_size=128, weights="random", detections=20, out=out)
     paths = images.photographs()[:2]
     feed = bbx.preprocess([str(path) for path in paths], out)
     assert feed.shape == (2, 3, 128, 128)

@@ -24,7 +24,7 @@ class FlavorName(StrEnum):
 def build_trt(
     model: Annotated[
         str,
-        typer.Argument(help="A preset, torchvision:NAME, timm:NAME, package.module:factory, or a file.onnx."),
+        typer.Argument(help=f"{opt.MODEL}."),
     ],
     *,
     options: dict[str, Any],

@@ -23,9 +23,7 @@ class FormatName(StrEnum):
 def export(
     model: Annotated[
         str,
-        typer.Argument(
-            help="A preset, torchvision:NAME, timm:NAME, package.module:factory, or a file.onnx to retype."
-        ),
+        typer.Argument(help=f"{opt.MODEL} to retype."),
     ],
     *,
     options: dict[str, Any],

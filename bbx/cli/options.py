@@ -51,6 +51,12 @@ class ExporterName(StrEnum):
     TORCHSCRIPT = "torchscript"
 
 
+MODEL = (
+    "A preset, torchvision:NAME, timm:NAME, package.module:factory, a checkpoint of `bbx train`, "
+    "or a file.onnx"
+)
+"""Help of an argument that names a model; without a full stop."""
+
 Out = Annotated[Path, typer.Option("-o", "--out", help="A folder, or the path of the result.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Show warnings only while working.")]

@@ -17,7 +17,7 @@ _SHOWN = 8
 def quantize(
     model: Annotated[
         str,
-        typer.Argument(help="A preset, torchvision:NAME, timm:NAME, package.module:factory, or a file.onnx."),
+        typer.Argument(help=f"{opt.MODEL}."),
     ],
     *,
     options: dict[str, Any],

@@ -15,10 +15,7 @@ from bbx.cli.output import format_bytes, print_json, print_table, reporting
 def summary(
     model: Annotated[
         str,
-        typer.Argument(
-            help="A preset, torchvision:NAME, timm:NAME, package.module:factory, a trained checkpoint, "
-            "or a file.onnx."
-        ),
+        typer.Argument(help=f"{opt.MODEL}."),
     ],
     *,
     options: dict[str, Any],

@@ -72,8 +72,9 @@ def _no_match(
     found: Sequence[str], known: Sequence[str] | None, num_classes: int, unknown: Sequence[str]
 ) -> BbxError:
     theirs = f" ({few(known, most=5)})" if known else ", which nobody named"
+    count = f"{len(found)} class{'es' if len(found) > 1 else ''}"
+    those = f"{few(unknown, most=5)} {'are' if len(unknown) > 1 else 'is'}"
     return BbxError(
-        f"The data has {len(found)} classes, of which {few(unknown, most=5)} are none of the network's "
-        f"{num_classes}{theirs}.",
+        f"The data has {count}, of which {those} none of the network's {num_classes}{theirs}.",
         hint="Type --classes FILE: the network's classes as the data calls them, one a line, in its order.",
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -85,20 +87,29 @@ def from_library(target: Preset | Prefixed, spec: ModelSpec, *, to_learn: bool =
     return Parts(module, preprocess, (output,), means, choice.origin, notes, head=path)
 
 
-def settle(module: nn.Module, preprocess: Preprocess, *, but: Collection[nn.Module] = ()) -> tuple[str, ...]:
+_SETTLING_SIDE = 224
+"""Pixels a side of the images that random weights are settled on, where the network takes so small ones.
+
+Larger ones take many times as long, and give parity nothing more to judge.
+"""
+
+
+def settle(
+    module: nn.Module, preprocess: Preprocess, *, but: Collection[nn.Module] = (), any_size: bool = True
+) -> tuple[str, ...]:
     """Give random weights batch norms that carry a signal and do not magnify it; says so in words.
 
     Args:
         but: parts that are left alone: trained ones, or settled before.
+        any_size: whether the network may take other images than those of `preprocess`.
     """
     if is_outline(module):
         return ()
     damped = damp_residuals(module, but=but)
     lifted = 0 if damped or but else lift_batch_norm(module)
-    try:
-        found = estimate_batch_norm(module, preprocess, but=but)
-    except _REFUSALS:
-        return ()  # It does not take such images; `_found_output` finds that out next, and says so.
+    found = _estimated(module, preprocess, but, any_size=any_size)
+    if found is None:
+        return ()  # It takes no such images; `_found_output` finds that out next, and says so.
     notes: tuple[str, ...] = ()
     if found:
         notes += ("batch-norm statistics of the random weights: from photographs and noise",)
@@ -107,6 +118,18 @@ def settle(module: nn.Module, preprocess: Preprocess, *, but: Collection[nn.Modu
     if damped:
         notes += (f"{damped} residual branches of the random weights: damped",)
     return notes
+
+
+def _estimated(
+    module: nn.Module, preprocess: Preprocess, but: Collection[nn.Module], *, any_size: bool
+) -> bool | None:
+    """See `estimate_batch_norm`; on small images if it takes them. None where it takes none at all."""
+    height, width = min(preprocess.height, _SETTLING_SIDE), min(preprocess.width, _SETTLING_SIDE)
+    small = (replace(preprocess, height=height, width=width),) if any_size else ()
+    for how in dict.fromkeys((*small, preprocess)):
+        with contextlib.suppress(*_REFUSALS):
+            return estimate_batch_norm(module, how, but=but)
+    return None
 
 
 def _output(

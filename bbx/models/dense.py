@@ -69,7 +69,7 @@ def detector(preset: Preset, spec: ModelSpec, *, to_learn: bool = False) -> Part
     how = detection.options_of(preset, spec)
     module = detection.deployable(network, how, (preprocess.height, preprocess.width)).eval()
     if choice.origin == "random":
-        notes += () if to_learn else _settle(network, module, how, preprocess)
+        notes += () if to_learn else _settle(network, how, preprocess)
         notes += _backbone_note(preset, spec)
     means = Postprocess(
         "detection",
@@ -85,16 +85,17 @@ def detector(preset: Preset, spec: ModelSpec, *, to_learn: bool = False) -> Part
     return Parts(module, preprocess, outputs, means, choice.origin, notes, reference)
 
 
-def _settle(
-    network: nn.Module, module: Any, how: DetectionOptions, preprocess: Preprocess
-) -> tuple[str, ...]:
+def _settle(network: nn.Module, how: DetectionOptions, preprocess: Preprocess) -> tuple[str, ...]:
     """Make random weights find something; on small images where the network takes them, which is as good."""
     if is_outline(network):
         return ()
-    small = replace(preprocess, height=_SETTLING_SIDE, width=_SETTLING_SIDE)
     if not isinstance(network, SSD) and min(preprocess.height, preprocess.width) > _SETTLING_SIDE:
-        module, preprocess = detection.deployable(network, how, (small.height, small.width)).eval(), small
-    notes = settle(module, preprocess, but=_settled(module))
+        preprocess = replace(preprocess, height=_SETTLING_SIDE, width=_SETTLING_SIDE)
+    # This lowering calls torchvision's operators, which take a fraction of the time on a CPU.
+    module = detection.deployable(
+        network, replace(how, lowering="onnx"), (preprocess.height, preprocess.width)
+    ).eval()
+    notes = settle(module, preprocess, but=_settled(module), any_size=False)
     return notes + settle_scores(network, module, how, preprocess)
 
 

@@ -146,7 +146,7 @@ def test_classes_that_do_not_match_are_listed(bbx: Any, right: Path, tmp_path: P
     answer = bbx("eval", right, "--data", folder)
     assert answer.code == 1
     assert (
-        "The data has 3 classes, of which sand are none of the network's 3 (brick, grass, gravel)"
+        "The data has 3 classes, of which sand is none of the network's 3 (brick, grass, gravel)"
         in answer.error
     )
     assert "--classes FILE" in answer.error

@@ -47,10 +47,11 @@ def settle_scores(
         What was done, in words.
     """
     images = torch.from_numpy(photograph_batch(preprocess, _IMAGES))
-    # Layer by layer: what a second stage is shown depends on the first.
-    for layer, spread in _spreads(network):
-        values = _given(module, [layer], images[:_SPREAD_IMAGES])[0]
-        _scale(layer, spread / float(values.std()))
+    # Stage by stage: what the second is shown depends on the first.
+    for stage in _spreads(network):
+        given = _given(module, list(stage), images[:_SPREAD_IMAGES])
+        for (layer, spread), values in zip(stage.items(), given, strict=True):
+            _scale(layer, spread / float(values.std()))
     layers, classes, is_softmax = _scores(network)
     threshold = how.score_threshold
     if isinstance(network, zoo.FCOS):
@@ -70,18 +71,17 @@ def settle_scores(
     )
 
 
-def _spreads(network: Any) -> Iterator[tuple[_Layer, float]]:
-    """The layers that score or move boxes, first stage first, and the spread that each is given."""
+def _spreads(network: Any) -> list[dict[_Layer, float]]:
+    """The layers that score or move boxes and the spread that each is given, by stage."""
     if isinstance(network, zoo.FasterRCNN):
-        yield network.rpn.head.cls_logits, _LOGIT_SPREAD
-        yield network.rpn.head.bbox_pred, _OFFSET_SPREAD
-        yield network.roi_heads.box_predictor.cls_score, _LOGIT_SPREAD
-        yield network.roi_heads.box_predictor.bbox_pred, 1.0
-        return
-    for layer in _scores(network)[0]:
-        yield layer, _LOGIT_SPREAD
-    for layer in _last_layers(network.head.regression_head, "bbox_reg"):
-        yield layer, _OFFSET_SPREAD
+        rpn, box = network.rpn.head, network.roi_heads.box_predictor
+        return [
+            {rpn.cls_logits: _LOGIT_SPREAD, rpn.bbox_pred: _OFFSET_SPREAD},
+            {box.cls_score: _LOGIT_SPREAD, box.bbox_pred: 1.0},
+        ]
+    scores = dict.fromkeys(_scores(network)[0], _LOGIT_SPREAD)
+    moves = dict.fromkeys(_last_layers(network.head.regression_head, "bbox_reg"), _OFFSET_SPREAD)
+    return [scores | moves]
 
 
 def _scores(network: Any) -> tuple[list[_Layer], int, bool]:
