@@ -79,13 +79,15 @@ def bench(
     chosen = _subjects(subjects, everything, spec_options or {})
     if shard is not None:
         chosen = Shard(*shard).of(chosen)
-    todo = _planned(list(chosen.values()), runtimes, wanted, gpu=gpu, quick=profile == "quick")
+    quick = profile == "quick"
+    brief = _brief(everything=everything) if quick and not (runtimes or gpu) else ()
+    todo = _planned(list(chosen.values()), runtimes, wanted, gpu=gpu, quick=quick, brief=brief)
     setting = Setting(out, profile, resume, environment["fingerprint"], trust, budget_s, images)
     listener = _once_each(listener)
     batches = tuple(dict.fromkeys(row.batch for row in todo.rows))
     with crew() as builders:
         # A quick run proves what it measures; every other one all that `bbx export` does.
-        workshop = Workshop(out, listener, batches if profile == "quick" else ())
+        workshop = Workshop(out, listener, batches if quick else ())
         ahead = partial(_make_ahead, workshop, builders)
         suite = Suite(chosen, setting, workshop.ready, in_child(listener), ahead, builders.size)
         return _reported(suite, todo, environment, on_row)
@@ -131,6 +133,11 @@ def _subjects(names: Sequence[str], everything: bool, spec_options: dict[str, An
     return {name: subject_named(name, spec_options) for name in dict.fromkeys(asked)}
 
 
+def _brief(*, everything: bool) -> tuple[str, ...]:
+    """The runtimes that a quick run has no time for with detectors and segmenters."""
+    return ("eager", "torchscript") if everything else ("torchscript",)
+
+
 def _planned(
     subjects: Sequence[Subject],
     runtimes: Sequence[str] | None,
@@ -138,9 +145,10 @@ def _planned(
     *,
     gpu: bool,
     quick: bool,
+    brief: Sequence[str],
 ) -> Plan:
     chosen, left_out = choose_runtimes(runtimes, availability(), gpu=gpu, quick=quick)
-    rows = plan(subjects, chosen, wanted, gpu=gpu, brief=quick and not (runtimes or gpu))
+    rows = plan(subjects, chosen, wanted, gpu=gpu, brief=brief)
     if not rows.rows:
         why = " ".join(each.reason for each in (*left_out, *rows.left_out))
         raise UsageError(f"No row can be measured. {why}", hint="`bbx doctor` lists the runtimes.")

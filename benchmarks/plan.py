@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -216,20 +216,20 @@ def plan(
     asked: Conditions,
     *,
     gpu: bool,
-    brief: bool = False,
+    brief: Collection[str] = (),
 ) -> Plan:
     """All rows, those of one subject together, so that an artefact serves its rows one after another.
 
     Args:
         gpu: whether torch's runtimes run on a GPU here.
-        brief: leave out what takes longest to make; see `too_long`.
+        brief: runtimes to leave out for detectors and segmenters, whose rows on them take longest.
     """
     rows: list[Row] = []
     left_out: dict[str, LeftOut] = {}
     for subject in subjects:
         for runtime in runtimes:
-            if brief and (reason := too_long(subject, runtime)):
-                left_out.setdefault(reason.what, reason)
+            if runtime in brief and _is_dense(subject):
+                left_out.setdefault(f"dense {runtime}", _too_long(runtime))
                 continue
             if reason := misfit(subject, runtime):
                 left_out.setdefault(f"{subject.name} {runtime}", reason)
@@ -255,16 +255,16 @@ def _rows(
             yield Row(subject.name, runtime, precision, cuda_graph=graph, device=device, **asdict(each))
 
 
-def too_long(subject: Subject, runtime: str) -> LeftOut | None:
-    """Why a row takes too long for a quick run that names no runtime, on a machine without a GPU."""
-    if runtime != "torchscript" or subject.spec is None:
-        return None
-    if task_of(resolve(subject.spec.name)) == "classification":
-        return None
+def _is_dense(subject: Subject) -> bool:
+    """Whether it is a model that finds boxes or labels pixels."""
+    return subject.spec is not None and task_of(resolve(subject.spec.name)) != "classification"
+
+
+def _too_long(runtime: str) -> LeftOut:
     return LeftOut(
-        "detectors and segmenters on torchscript",
-        "It runs the same operations as eager, and its export and proof take minutes a model.",
-        "--runtime torchscript",
+        f"detectors and segmenters on {runtime}",
+        "An inference takes seconds on a CPU, so that such a row takes up to a minute.",
+        f"--runtime {runtime}",
     )
 
 

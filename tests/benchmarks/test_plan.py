@@ -75,6 +75,21 @@ def test_rows_of_one_subject_and_runtime_stand_together() -> None:
     assert len(set(found)) == 16
 
 
+def test_what_takes_longest_is_left_out_of_a_brief_plan_by_name() -> None:
+    detector = Subject("ssd300_vgg16", spec=ModelSpec("ssd300_vgg16"))
+    runtimes = ["eager", "torchscript", "ort-cpu"]
+    found = plan([RESNET, detector], runtimes, Conditions(), gpu=False, brief=("eager", "torchscript"))
+    assert [(row.subject, row.runtime) for row in found.rows] == [
+        *(("resnet18", runtime) for runtime in runtimes),
+        ("ssd300_vgg16", "ort-cpu"),
+    ]
+    assert [(each.what, each.include) for each in found.left_out] == [
+        (f"detectors and segmenters on {runtime}", f"--runtime {runtime}")
+        for runtime in ("eager", "torchscript")
+    ]
+    assert len(plan([RESNET, detector], runtimes, Conditions(), gpu=False).rows) == 6
+
+
 def test_a_precision_that_a_runtime_lacks_is_left_out_with_a_reason() -> None:
     found = plan([RESNET], ["torchscript", "ort-cpu"], Conditions(precisions=("fp16",)), gpu=False)
     assert [row.key for row in found.rows] == ["resnet18/ort-cpu/fp16/b1/single"]
