@@ -205,7 +205,7 @@ _TABLE = (
         source="NVIDIA RTX Blackwell GPU architecture white paper",
     ),
     _gpu("orin-agx", "Jetson AGX Orin 64GB", 204.8, fp32=5.3, fp16=42.5, bf16=42.5, int8=85, source=_ORIN),
-    _gpu("orin-nx", "Jetson Orin NX 16GB", 102.4, fp32=1.88, fp16=12.5, bf16=12.5, int8=25, source=_ORIN),
+    _gpu("orin-nx", "Jetson Orin NX 16GB", 102.4, fp32=1.88, fp16=15, bf16=15, int8=30, source=_ORIN),
     _gpu("orin-nano", "Jetson Orin Nano 8GB", 68, fp32=1.28, fp16=10, bf16=10, int8=20, source=_ORIN),
     _gpu(
         "orin-nano-super",

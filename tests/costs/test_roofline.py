@@ -43,6 +43,15 @@ def test_every_gpu_has_the_roofs_of_a_gpu() -> None:
         assert gpu.flops.get("fp8", gpu.flops["int8"]) == gpu.flops["int8"]
 
 
+def test_the_modules_of_one_chip_differ_by_clock_and_cores_alone() -> None:
+    """Every core of Orin does sixteen dense 8-bit operations where it does one in FP32."""
+    orin = [gpu for name, gpu in GPUS.items() if name.startswith("orin")]
+    assert len(orin) == 4
+    for gpu in orin:
+        assert gpu.flops["int8"] / gpu.flops["fp32"] == pytest.approx(16, rel=0.03), gpu.name
+        assert gpu.flops["int8"] == pytest.approx(2 * gpu.flops["fp16"])
+
+
 @pytest.mark.parametrize(
     ("typed", "name"),
     [
