@@ -80,6 +80,7 @@ def test_a_preset_is_exported_side_by_side_and_proven_at_what_is_measured(tmp_pa
         ["mobilenet_v3_small"],
         runtimes=["eager", "torchscript", "ort-cpu"],
         batches=(2,),
+        threads=1,  # two that wait for each other on a busy machine take as long as a large network
         out=tmp_path,
         spec_options={"weights": "random", "image_size": 32, "head": "none"},
     )

@@ -11,13 +11,17 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from bbx import artifact
 from bbx.calibration.data.options import CalibrationOptions
 from bbx.errors import UsageError
 from bbx.images import photographs
 from bbx.making import CALIBRATION_DEFAULTS, command_line
+from bbx.models.build import build
+from bbx.models.spec import ModelSpec
 from bbx.pipeline import QuantizeStep
 from tests.calibration.graphs import graph, normal
 
@@ -181,6 +185,31 @@ def test_a_budget_is_in_the_terms_of_the_masks(
     assert answer.document["calibration"]["images"] + answer.document["calibration"]["held_out"] == 8
     told = [text for text in answer.document["warnings"] if "annotations are not used" in text]
     assert len(told) == (metric == "pixel_agreement")
+
+
+def test_masks_that_fp32_sees_nothing_of_are_told(bbx: Any, masked: Path, tmp_path: Path) -> None:
+    """A network that calls everything the background, and masks that call everything the other class."""
+    for mask in (masked / "masks").iterdir():
+        Image.new("L", (64, 64), 1).save(mask)
+    name = "lraspp_mobilenet_v3_large"
+    weights = build(ModelSpec(name, num_classes=2, image_size=64, weights="random")).module.state_dict()
+    weights["classifier.low_classifier.bias"].copy_(torch.tensor([100.0, -100.0]))
+    save_file(weights, tmp_path / "blind.safetensors")
+    ask = (
+        "quantize",
+        name,
+        "--num-classes",
+        2,
+        "--image-size",
+        64,
+        "--weights",
+        tmp_path / "blind.safetensors",
+    )
+    answer = bbx(*ask, "--method", "max", "--calib", masked, "--json", "-q", "-o", tmp_path)
+    assert answer.code == 0, answer.stderr
+    assert answer.document["accuracy"]["metric"] == "pixel_agreement"
+    [told] = [text for text in answer.document["warnings"] if "by the annotations" in text]
+    assert told.startswith("FP32 has a mIoU of 0")
 
 
 @pytest.mark.parametrize(
