@@ -58,7 +58,7 @@ _TARGET = {"cpu": 0.01, "cuda": 0.005}
 PROFILES: dict[str, Profile] = {
     profile.name: profile
     for profile in (
-        Profile("quick", at_least_s=0.7, cap_s=1.5, warm_up_cap_s=0.4, percentile=None, target=_TARGET),
+        Profile("quick", at_least_s=1, cap_s=3, warm_up_cap_s=0.5, percentile=None, target=_TARGET),
         Profile("report", 30, 60, 10, percentile=99, target=_TARGET, processes=5, search_cap_s=300),
         Profile("long", 60, 300, 30, percentile=99, target=_TARGET, processes=5, search_cap_s=900),
     )
