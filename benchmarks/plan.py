@@ -263,7 +263,7 @@ def _is_dense(subject: Subject) -> bool:
 def _too_long(runtime: str) -> LeftOut:
     return LeftOut(
         f"detectors and segmenters on {runtime}",
-        "An inference takes seconds on a CPU, so that such a row takes up to a minute.",
+        "On a CPU most of them take seconds for one inference.",
         f"--runtime {runtime}",
     )
 

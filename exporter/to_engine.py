@@ -28,7 +28,6 @@ from bbx.exporter.engine_options import (
 from bbx.exporter.network_facts import NetworkFacts, network_facts
 from bbx.process import progress, warn
 from bbx.runners.trt_flavor import trt_module
-from bbx.types import Flavor
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +102,6 @@ def engine_from_onnx(path: Path, options: EngineOptions, out: Path) -> EngineBui
         seconds={"parse": parse_seconds, "build": build_seconds},
         plan_bytes=out.stat().st_size,
     )
-
-
-def network_from_onnx(path: Path, flavor: Flavor) -> NetworkFacts:
-    """What TensorRT's parser makes of an ONNX graph; nothing is compiled.
-
-    Raises:
-        ArtifactError: the graph cannot be read, or its external data breaks the rule.
-        UnavailableError: the flavour is not here.
-        BuildError: TensorRT refused the graph; names the node where it can.
-    """
-    artifact.check_external_data(path)
-    trt = trt_module(flavor)
-    return _parse(trt, path, quiet_polygraphy(trt))[2]
 
 
 def _parse(trt: ModuleType, path: Path, log: Any) -> tuple[Any, float, NetworkFacts]:

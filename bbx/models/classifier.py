@@ -90,7 +90,7 @@ def from_library(target: Preset | Prefixed, spec: ModelSpec, *, to_learn: bool =
 _SETTLING_SIDE = 224
 """Pixels a side of the images that random weights are settled on, where the network takes so small ones.
 
-Larger ones take many times as long, and give parity nothing more to judge.
+Larger ones take as many times as long as they have more pixels.
 """
 
 

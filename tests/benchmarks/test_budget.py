@@ -19,13 +19,14 @@ from bbx.benchmarks.plan import Plan, Row, Subject
 from bbx.benchmarks.shard import Shard
 from bbx.benchmarks.suite import Setting, Suite
 from bbx.errors import UsageError
-from bbx.models.registry import presets
+from bbx.exporter.engine_options import current_target
+from bbx.models.registry import preset, presets
 from bbx.models.spec import ModelSpec
 from tests.benchmarks.test_compare import graph
 from tests.conftest import Command
 
 QUICK = PROFILES["quick"]
-SUBJECTS = {preset.name: Subject(preset.name, spec=ModelSpec(preset.name)) for preset in presets()}
+SUBJECTS = {entry.name: Subject(entry.name, spec=ModelSpec(entry.name)) for entry in presets()}
 
 
 def rows(*subjects: str) -> tuple[Row, ...]:
@@ -147,3 +148,21 @@ def test_wrong_times_and_parts_are_usage_errors(
     answer = bbx("bench", "resnet18", option, value, "-o", tmp_path)
     assert answer.code == 2
     assert text in answer.error
+
+
+@pytest.mark.skipif(current_target() is not None, reason="a machine with a GPU measures all of them")
+def test_all_has_no_time_for_detectors_on_torchs_runtimes_unless_they_are_named(tmp_path: Path) -> None:
+    def planned(**options: Any) -> set[tuple[str, str]]:
+        """Task and runtime of what there is no time for, which is everything."""
+        found = bench(budget_s=0, out=tmp_path, **options)
+        pairs = [key.split("/")[:2] for key in found["missing"]]
+        return {(preset(name).task, runtime) for name, runtime in pairs}
+
+    classifiers = {("classification", runtime) for runtime in ("eager", "torchscript", "ort-cpu")}
+    dense = ("detection", "segmentation")
+    assert planned(everything=True) == classifiers | {(task, "ort-cpu") for task in dense}
+    named = planned(subjects=["ssd300_vgg16"])
+    assert named == {("detection", "eager"), ("detection", "ort-cpu")}
+    assert planned(everything=True, runtimes=["eager"]) == {
+        (task, "eager") for task in ("classification", *dense)
+    }

@@ -228,7 +228,7 @@ def test_another_backbone(bbx: Any, tmp_path: Path, model: str, backbone: str) -
 def test_a_detector_and_a_segmenter_are_measured(tmp_path: Path) -> None:
     found = api.bench(
         [FCOS, SEGMENTER],
-        runtimes=["eager", "ort-cpu"],
+        runtimes=["eager", "ort-cpu", "torchscript"],
         out=tmp_path,
         threads=1,
         image_size=64,
@@ -236,7 +236,7 @@ def test_a_detector_and_a_segmenter_are_measured(tmp_path: Path) -> None:
     )
     rows = found["results"]
     assert {(row["subject"], row["runtime"]) for row in rows} == {
-        (model, runtime) for model in (FCOS, SEGMENTER) for runtime in ("eager", "ort-cpu")
+        (model, runtime) for model in (FCOS, SEGMENTER) for runtime in ("eager", "ort-cpu", "torchscript")
     }
     assert not [row for row in rows if row["verdict"] in ("failed", "parity_failed")], rows
     assert {row["parity"]["verdict"] for row in rows} == {"pass"}
