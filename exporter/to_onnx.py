@@ -19,6 +19,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 import torch
+from onnxscript import rewriter
 from torch import nn
 
 from bbx.artifact import check_external_data, disk_errors
@@ -136,23 +137,46 @@ def _write_with_dynamo(job: _Job, out: Path) -> None:
         }
         for name in job.input_names
     )
-    program: Any = torch.onnx.export(
-        job.module,
-        job.examples,
-        dynamo=True,
-        input_names=job.input_names,
-        output_names=job.output_names,
-        dynamic_shapes=shapes,
-        opset_version=job.opset,
-        custom_translation_table=translations(),
-        verbose=False,
-    )
+    with _linear_rewriting():
+        program: Any = torch.onnx.export(
+            job.module,
+            job.examples,
+            dynamo=True,
+            input_names=job.input_names,
+            output_names=job.output_names,
+            dynamic_shapes=shapes,
+            opset_version=job.opset,
+            custom_translation_table=translations(),
+            verbose=False,
+        )
     _mark_float32(program.model, job.module)
     _strip_traces(program.model)
     _lower_einsum_labels(program.model)
     for value, name in zip(program.model.graph.inputs, job.input_names, strict=True):
         _require_dynamic(name, tuple(value.shape), job.axes[name])
     program.save(str(out), external_data=job.needs_external_data)
+
+
+@contextmanager
+def _linear_rewriting() -> Iterator[None]:
+    """Leave out the one rule of onnxscript's optimiser whose time is quadratic in the graph's size.
+
+    `SlicesSplit` joins two slices of the last axis into a split, which makes no runtime faster. Its pattern has
+    two outputs, and for such a pattern the matcher of onnxscript 0.7.2 lists all nodes of the graph at every
+    node: a quarter of the time that a Faster R-CNN takes to export. The optimiser that torch calls takes no
+    list of rules, only this one, which later releases may not have.
+    """
+    name = "_DEFAULT_REWRITE_RULES"
+    rules = getattr(rewriter, name, ())
+    kept = tuple(rule for rule in rules if rule.name != "SlicesSplit")
+    if len(kept) == len(rules):
+        yield
+        return
+    setattr(rewriter, name, kept)
+    try:
+        yield
+    finally:
+        setattr(rewriter, name, rules)
 
 
 def _write_with_tracing(job: _Job, out: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnxscript import rewriter
 from torch import nn
 
 from bbx.artifact import check_external_data
@@ -45,6 +46,14 @@ class _Branch(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         maps = self.conv(images).mean((2, 3))
         return maps if images.sum() > -1e30 else -maps
+
+
+class _Halves(nn.Module):
+    """Two slices that a rule of onnxscript's optimiser would join into a split."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        left, right = images[..., :8], images[..., 8:]
+        return (left - right).mean((1, 2))
 
 
 class _Raising(nn.Module):
@@ -96,6 +105,17 @@ def test_the_same_module_gives_the_same_bytes_without_paths_of_this_machine(
     assert content == (tmp_path / "two.onnx").read_bytes()
     assert str(nets_folder).encode() not in content
     assert b"stack_trace" not in content
+
+
+def test_the_optimisers_quadratic_rule_is_left_out_and_the_others_are_not(tmp_path: Path) -> None:
+    before = rewriter._DEFAULT_REWRITE_RULES
+    path = tmp_path / "net.onnx"
+    export(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), _Halves()), path, exporter="dynamo")
+    kinds = [node.op_type for node in onnx.load(str(path)).graph.node]
+    assert kinds.count("Slice") == 2
+    assert "Split" not in kinds
+    assert "BatchNormalization" not in kinds
+    assert rewriter._DEFAULT_REWRITE_RULES is before
 
 
 def test_what_torch_export_refuses_is_traced_and_noted(tmp_path: Path) -> None:
