@@ -161,10 +161,10 @@ def _write_with_dynamo(job: _Job, out: Path) -> None:
 def _linear_rewriting() -> Iterator[None]:
     """Leave out the one rule of onnxscript's optimiser whose time is quadratic in the graph's size.
 
-    `SlicesSplit` joins two slices of the last axis into a split, which makes no runtime faster. Its pattern has
-    two outputs, and for such a pattern the matcher of onnxscript 0.7.2 lists all nodes of the graph at every
-    node: a quarter of the time that a Faster R-CNN takes to export. The optimiser that torch calls takes no
-    list of rules, only this one, which later releases may not have.
+    `SlicesSplit` joins two slices of the last axis into a split, which makes no runtime faster. Its pattern
+    has two outputs, and for such a pattern the matcher of onnxscript 0.7.2 lists all nodes of the graph at
+    every node: a quarter of the time that a Faster R-CNN takes to export. The optimiser that torch calls
+    takes no list of rules, only this one, which later releases may not have.
     """
     name = "_DEFAULT_REWRITE_RULES"
     rules = getattr(rewriter, name, ())

@@ -86,7 +86,8 @@ def evaluate(
 def print_evaluation(document: dict[str, Any]) -> None:
     """One row an artefact, the classes where they are few, and what was judged by."""
     results, metric = document["results"], document["metric"]
-    names = list(results[0]["metrics"])
+    # Outlines and keypoints by the size of objects stand in the document: the table would be too wide.
+    names = [name for name in results[0]["metrics"] if name.count("_") < 2]
     compared = len(results) > 1
     columns = ["artefact", "runtime", "precision", *names]
     columns += [f"{metric} to the first", "flips"] if compared else []
@@ -118,9 +119,8 @@ def print_evaluation(document: dict[str, Any]) -> None:
 
 def _print_classes(results: list[dict[str, Any]]) -> None:
     """One row a class, one column an artefact."""
-    *_, measure = (key for key in results[0]["per_class"][0] if key not in ("number", "class"))
-    if measure == "AP50":
-        measure = "AP"
+    *_, last = (key for key in results[0]["per_class"][0] if key not in ("number", "class"))
+    measure = "AP" if "AP" in results[0]["per_class"][0] else last
     found = [{row["number"]: row for row in each["per_class"]} for each in results]
     rows = [
         [row["class"], *(_share(each.get(row["number"], {}).get(measure)) for each in found)]

@@ -45,6 +45,7 @@ def _entry(preset: Preset) -> dict[str, object]:
         "min_size": preset.min_size,
         "size_multiple": preset.size_multiple,
         "num_classes": preset.num_classes,
+        "num_keypoints": preset.num_keypoints,
         "backbone": preset.backbone,
         "detection": asdict(preset.detection) if preset.detection else None,
         "features": [{"channels": f.channels, "stride": f.stride} for f in preset.features],

@@ -125,6 +125,9 @@ def _model_options(  # noqa: PLR0917 - a group of options, never called
         int | None, typer.Option(help="Detectors: boxes that enter suppression, at most.")
     ] = None,
     detections: Annotated[int | None, typer.Option(help="Detectors: rows of the outputs.")] = None,
+    num_keypoints: Annotated[
+        int | None, typer.Option(help="Detectors of keypoints: how many an object has.")
+    ] = None,
     lowering: Annotated[
         LoweringName,
         typer.Option(help="Detectors: ordinary operators, ONNX's own, or what suits the target."),

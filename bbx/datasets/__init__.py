@@ -7,6 +7,7 @@ data.image(0), data.target(0), data.classes
 
 from bbx.datasets.base import BACKGROUND, IGNORED, Boxes, Dataset, Mask, Target, split, subset
 from bbx.datasets.opening import open_dataset, splits_of
+from bbx.datasets.outlines import Outline, encoded, encoded_pixels, fault_of, pixels
 
 __all__ = [
     "BACKGROUND",
@@ -14,8 +15,13 @@ __all__ = [
     "Boxes",
     "Dataset",
     "Mask",
+    "Outline",
     "Target",
+    "encoded",
+    "encoded_pixels",
+    "fault_of",
     "open_dataset",
+    "pixels",
     "split",
     "splits_of",
     "subset",

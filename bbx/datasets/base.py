@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bbx.datasets.outlines import Outline
 from bbx.errors import UsageError
 from bbx.types import Task
 
@@ -29,12 +30,17 @@ class Boxes:
         labels: int64 [N], in the numbering of the dataset's `classes`; 0 is the background.
         crowd: bool [N], whether the box is around many of them (COCO's `iscrowd`).
         areas: float64 [N] in square pixels: of the outline where there is one, else of the box.
+        outlines: one an object; None where the data has none.
+        keypoints: float64 [N, K, 3] as x, y in pixels of the image and COCO's visibility: 0 for not labelled,
+            1 for hidden, 2 for visible; None where the data has none.
     """
 
     boxes: NDArray[np.float64]
     labels: NDArray[np.int64]
     crowd: NDArray[np.bool_]
     areas: NDArray[np.float64]
+    outlines: tuple[Outline, ...] | None = None
+    keypoints: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -58,11 +64,13 @@ class Dataset(ABC):
             first.
         named: whether the data itself names them; else they are only numbers, in an order that it does not
             explain.
+        keypoints: names of an object's keypoints, of detection; empty where there are none.
     """
 
     task: Task
     classes: tuple[str, ...]
     named: bool = True
+    keypoints: tuple[str, ...] = ()
 
     @abstractmethod
     def __len__(self) -> int:
@@ -94,6 +102,7 @@ class Subset(Dataset):
 
     def __init__(self, whole: Dataset, indices: Sequence[int]) -> None:
         self.task, self.classes, self.named = whole.task, whole.classes, whole.named
+        self.keypoints = whole.keypoints
         self._whole, self._indices = whole, tuple(indices)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""COCO annotation files: the images, the boxes on them and the names of their categories."""
+"""COCO annotation files: the images, what is on them and the names of their categories."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from bbx import images
 from bbx.datasets.base import BACKGROUND, Boxes, Dataset
 from bbx.datasets.files import json_in, require_files
 from bbx.datasets.numbering import numbered
+from bbx.datasets.outlines import Outline
 from bbx.errors import BbxError
 
 _TOLERANCE = 1.0
@@ -30,12 +32,16 @@ class CocoObject:
         box: x, y, width, height in pixels; None where there is none.
         area: in square pixels, as the file says; None where it does not.
         crowd: whether it is around many of them.
+        outline: None where there is none.
+        keypoints: x, y and visibility of each, one after another; None where there are none.
     """
 
     category: Any
     box: tuple[float, float, float, float] | None
     area: float | None
     crowd: bool
+    outline: Outline | None = None
+    keypoints: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +69,17 @@ class CocoFile:
         root: the folder that its images' names are relative to.
         images: in the file's order.
         categories: names by id, in the order of the ids.
+        keypoints: names of an object's; empty where no annotation has any, or not all have the same.
     """
 
     root: Path
     images: tuple[CocoImage, ...]
     categories: Mapping[Any, str]
+    keypoints: tuple[str, ...] = ()
 
 
 class CocoDetection(Dataset):
-    """The images of an annotation file, with their boxes.
+    """The images of an annotation file, with their boxes, outlines and keypoints.
 
     Args:
         path: of the file.
@@ -90,6 +98,7 @@ class CocoDetection(Dataset):
         self.classes = tuple(classes or (BACKGROUND, *names))
         places = numbered(names, self.classes, path)
         self._labels = dict(zip(self._coco.categories, places, strict=True))
+        self.keypoints = self._coco.keypoints
         for image in self._coco.images:
             if any(each.box is None for each in image.objects):
                 raise BbxError(f"{path}: an annotation of image {image.identity} has no `bbox`.")
@@ -118,12 +127,21 @@ class CocoDetection(Dataset):
         areas = [
             w * h if each.area is None else each.area for each, (w, h) in zip(objects, sides, strict=True)
         ]
+        outlines = [each.outline for each in objects if each.outline is not None]
         return Boxes(
             boxes=corners,
             labels=np.array([self._labels[each.category] for each in objects], dtype=np.int64),
             crowd=np.array([each.crowd for each in objects], dtype=np.bool_),
             areas=np.array(areas, dtype=np.float64),
+            outlines=None if len(outlines) < len(objects) else tuple(outlines),
+            keypoints=self._keypoints(objects) if self.keypoints else None,
         )
+
+    def _keypoints(self, objects: Sequence[CocoObject]) -> NDArray[np.float64]:
+        """float64 [N, K, 3]; of an object without any, none is labelled."""
+        none = (0.0,) * (3 * len(self.keypoints))
+        rows = [none if each.keypoints is None else each.keypoints for each in objects]
+        return np.array(rows, dtype=np.float64).reshape(-1, len(self.keypoints), 3)
 
 
 def document_of(path: Path) -> Mapping[str, Any]:
@@ -146,8 +164,8 @@ def read_coco(path: Path, document: Mapping[str, Any]) -> CocoFile:
     beside `annotations`.
 
     Raises:
-        BbxError: it has no images, names files that do not exist, a box leaves its image, or a category is
-            unknown.
+        BbxError: it has no images, names files that do not exist, a box leaves its image, a category is
+            unknown, or keypoints are no numbers.
     """
     listed = document["images"]
     if not isinstance(listed, list) or not listed:
@@ -168,7 +186,21 @@ def read_coco(path: Path, document: Mapping[str, Any]) -> CocoFile:
     root = _root(path, entries[0].file)
     require_files([(f"image {each.identity}", root / each.file) for each in entries], f"{path} names files")
     ordered = sorted(found) if all(isinstance(each, int) for each in found) else list(found)
-    return CocoFile(root, entries, {identity: found[identity] for identity in ordered})
+    categories = {identity: found[identity] for identity in ordered}
+    return CocoFile(root, entries, categories, _keypoint_names(document, entries))
+
+
+def _keypoint_names(document: Mapping[str, Any], entries: Sequence[CocoImage]) -> tuple[str, ...]:
+    """What the categories call an object's keypoints, or numbers; see `CocoFile.keypoints`."""
+    counts = {len(o.keypoints) // 3 for image in entries for o in image.objects if o.keypoints is not None}
+    named = {
+        tuple(map(str, kind["keypoints"])) for kind in document.get("categories", ()) if kind.get("keypoints")
+    }
+    if len(counts) != 1 or len(named) > 1:
+        return ()
+    (count,) = counts
+    names = named.pop() if named else tuple(map(str, range(count)))
+    return names if len(names) == count else ()
 
 
 def _root(path: Path, first: str) -> Path:
@@ -194,8 +226,17 @@ def _objects(
                 f"lists no such category."
             )
         box = _box(path, annotation["bbox"], about[identity]) if "bbox" in annotation else None
-        crowd = bool(annotation.get("iscrowd", 0))
-        objects[identity].append(CocoObject(category, box, annotation.get("area"), crowd))
+        objects[identity].append(
+            CocoObject(
+                category,
+                box,
+                area=annotation.get("area"),
+                crowd=bool(annotation.get("iscrowd", 0)),
+                outline=annotation.get("segmentation")
+                or None,  # tools write an empty list where there is none
+                keypoints=_points(path, annotation.get("keypoints"), identity),
+            )
+        )
     return objects
 
 
@@ -215,6 +256,19 @@ def _box(path: Path, box: Any, image: Mapping[str, Any]) -> tuple[float, float, 
             f"{path}: the box {box} of image {image['id']} leaves the image, which is {width} × {height}."
         )
     return x, y, w, h
+
+
+def _points(path: Path, keypoints: Any, image: Any) -> tuple[float, ...] | None:
+    if not keypoints:
+        return None
+    numbers = isinstance(keypoints, list) and all(
+        isinstance(each, int | float) and math.isfinite(each) for each in keypoints
+    )
+    if not numbers or len(keypoints) % 3:
+        raise BbxError(
+            f"{path}: the keypoints of an object on image {image} are no list of x, y and visibility of each."
+        )
+    return tuple(keypoints)
 
 
 def _field(path: Path, item: Any, name: str) -> Any:

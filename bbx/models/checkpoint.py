@@ -26,17 +26,18 @@ class Head:
     Attributes:
         path: of the layer in its module.
         rows_per_class: output channels for each class; anchors, where each of them is scored.
-        part: path of the part whose size depends on the number of classes; empty where it is the layer.
+        parts: paths of all that depends on what is told apart: on the number of classes, or of keypoints;
+            empty where it is the layer alone.
     """
 
     path: str
     rows_per_class: int = 1
-    part: str = ""
+    parts: tuple[str, ...] = ()
 
     @property
-    def prefix(self) -> str:
-        """With which the keys begin that another number of classes, or another head, may concern."""
-        return f"{self.part or self.path}."
+    def prefixes(self) -> tuple[str, ...]:
+        """With one of which the keys begin that another number of classes, or another head, may concern."""
+        return tuple(f"{part}." for part in self.parts or (self.path,))
 
 
 # Averaged weights come first: where a training script keeps both, they are the ones it evaluates.
@@ -161,7 +162,7 @@ def without_head(
         The state itself where the heads agree; what was left out, in words.
     """
     mine, theirs = (
-        {key: tensors[key].shape for key in tensors if key.startswith(head.prefix)}
+        {key: tensors[key].shape for key in tensors if key.startswith(head.prefixes)}
         for tensors in (own, state)
     )
     other = {key for key in theirs if mine.get(key) != theirs[key]}
@@ -171,7 +172,8 @@ def without_head(
     why = "is of another kind"
     if weight in state and weight in own:
         classes, here = (tensors[weight].shape[0] // head.rows_per_class for tensors in (state, own))
-        why = f"has {classes} classes, and this one {here}"
+        if classes != here:
+            why = f"has {classes} classes, and this one {here}"
     note = f"the head is new: that of {path} {why}"
     return {key: value for key, value in state.items() if key not in other}, (note,)
 
@@ -208,7 +210,7 @@ def fit(
     missing, unexpected = module.load_state_dict(fitting, strict=False)
     # A frozen batch norm has no counter of batches, and nothing but training reads it.
     missing = [key for key in missing if key not in other_shape and not key.endswith(".num_batches_tracked")]
-    missing = [key for key in missing if new is None or not key.startswith(new.prefix)]
+    missing = [key for key in missing if new is None or not key.startswith(new.prefixes)]
     # Not by `unexpected`: torch does not name keys of a submodule that is None, as one for training may be.
     left_out = [key for key in state if key not in own and key.startswith(unused)] if unused else []
     unexpected = [key for key in unexpected if key not in left_out]

@@ -80,7 +80,8 @@ def detector(preset: Preset, spec: ModelSpec, *, to_learn: bool = False) -> Part
         detections=how.detections,
         lowering=how.lowering,
     )
-    outputs = detection.output_specs(module.outputs, how)
+    keypoints = spec.num_keypoints or preset.num_keypoints or 0
+    outputs = detection.output_specs(module.outputs, how, keypoints)
     reference = TorchvisionDetector(network, how, module.outputs).eval()
     return Parts(module, preprocess, outputs, means, choice.origin, notes, reference)
 
@@ -127,7 +128,7 @@ def segmenter(preset: Preset, spec: ModelSpec, *, to_learn: bool = False) -> Par
             size=size,
             argmax=spec.argmax,
         )
-    head = Head(module.class_layer, part=module.class_layer.partition(".")[0])
+    head = Head(module.class_layer, parts=(module.class_layer.partition(".")[0],))
     notes = _load(module, choice, head, to_learn=to_learn)
     if choice.origin == "random":
         notes += () if to_learn else settle(module, preprocess, but=_settled(module))

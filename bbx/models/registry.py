@@ -102,10 +102,12 @@ def check_options(spec: ModelSpec) -> Preset | Prefixed:
     target = resolve(spec.name)
     task = task_of(target)
     replaceable = isinstance(target, Preset) and target.backbone is not None
+    keypoints = isinstance(target, Preset) and target.num_keypoints is not None
     belongs = {
         "head": (task == "classification", "classifiers"),
         "backbone": (replaceable, "models on a feature pyramid, U-Net and semantic FPN"),
         "argmax": (task == "segmentation", "segmenters"),
+        "num_keypoints": (keypoints, "detectors of keypoints"),
         **dict.fromkeys(_DETECTION_OPTIONS, (task == "detection", "detectors")),
     }
     defaults = ModelSpec(spec.name)

@@ -71,6 +71,7 @@ class Preset:
             `[batch, 1 + height * width, channels]` with a class token first.
         size_multiple: height and width must be multiples of this.
         num_classes: of the native head; for detection and segmentation with the background.
+        num_keypoints: of a detector that finds them, on each object.
         backbone: the preset that is its backbone, where another can be put in its place.
         detection: of a detector.
         fixed_size: the network is made for the size of `preprocess` and no other.
@@ -92,6 +93,7 @@ class Preset:
     size_multiple: int = 1
     weights_package: str | None = None
     num_classes: int = IMAGENET_CLASSES
+    num_keypoints: int | None = None
     backbone: str | None = None
     detection: DetectionDefaults | None = None
     fixed_size: bool = False
@@ -166,6 +168,7 @@ class ModelSpec:
         iou_threshold: detection: a box that overlaps a better one of its class by more is suppressed.
         candidates: detection: boxes that enter suppression, at most; `saturated` tells when there were more.
         detections: detection: rows of the outputs.
+        num_keypoints: detectors of keypoints: how many an object has.
         lowering: detection: `static` for ordinary operators, `onnx` for the standard operators `RoiAlign` and
             `NonMaxSuppression`, `auto` for what suits the target.
         argmax: segmentation: the graph gives the label of each pixel and not the logits.
@@ -187,6 +190,7 @@ class ModelSpec:
     iou_threshold: float | None = None
     candidates: int | None = None
     detections: int | None = None
+    num_keypoints: int | None = None
     lowering: Lowering = "auto"
     argmax: bool = False
 
@@ -196,7 +200,7 @@ class ModelSpec:
         _one_of("head", self.head, HEADS)
         _one_of("input", self.input, get_args(InputKind))
         _one_of("lowering", self.lowering, get_args(Lowering))
-        for option in ("num_classes", "candidates", "detections"):
+        for option in ("num_classes", "candidates", "detections", "num_keypoints"):
             value = getattr(self, option)
             if value is not None:
                 _at_least(option, value, 1)

@@ -27,7 +27,7 @@ SUFFIX = ".safetensors"
 _LONGEST_HEADER = 100_000_000
 """Bytes; safetensors itself reads none that is longer."""
 
-_SETTLED = ("head", "num_classes", "weights", "backbone")
+_SETTLED = ("head", "num_classes", "num_keypoints", "weights", "backbone")
 """Options that the weights have decided."""
 
 

@@ -13,6 +13,7 @@ from bbx.types import Preprocess
 
 _COCO_CLASSES = 91
 _PERSON_CLASSES = 2
+_PERSON_KEYPOINTS = 17
 _VOC_CLASSES = 21
 
 _RCNN = DetectionDefaults(score_threshold=0.05, iou_threshold=0.5, candidates=1000, detections=100)
@@ -87,6 +88,7 @@ _OTHER_TWO_STAGE = (
             "resnet50",
         ),
         num_classes=_PERSON_CLASSES,
+        num_keypoints=_PERSON_KEYPOINTS,
     ),
 )
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from bbx.datasets import Boxes, Dataset, open_dataset, split, splits_of
+from bbx.datasets import Boxes, Dataset, fault_of, open_dataset, split, splits_of
 from bbx.errors import BbxError, UsageError
+from bbx.training.objective import Objective
 from bbx.training.options import HELD_OUT, TrainOptions
 
 _ENOUGH = 2
@@ -46,6 +47,8 @@ def _lines(data: Dataset) -> Iterator[str]:
         known: Any = target
         if isinstance(target, Boxes):
             known = [target.boxes.tolist(), target.labels.tolist(), target.crowd.tolist()]
+            more = [target.outlines, None if target.keypoints is None else target.keypoints.tolist()]
+            known += [each for each in more if each is not None]
         yield json.dumps([data.name(index), known])
 
 
@@ -70,6 +73,37 @@ def open_data(options: TrainOptions) -> Data:
     if share is not None:
         return Data(*split(train, share, options.seed))
     return Data(train, _named(options, options.val or "val", parts, train.classes))
+
+
+def require_targets(data: Data, objective: Objective, options: TrainOptions) -> None:
+    """Refuse data that lacks what a detector learns from beside boxes.
+
+    Raises:
+        BbxError: objects have no keypoints, or not all the same; or one has no outline, or a broken one.
+    """
+    name = options.spec.name
+    hint = "Train a detector of boxes, such as fasterrcnn_r50_fpn."
+    if objective.keypoints:
+        if not data.train.keypoints:
+            raise BbxError(
+                f"{name} learns from keypoints, and {options.data} has none, or not the same on all objects.",
+                hint=hint,
+            )
+        if data.train.keypoints != data.val.keypoints:
+            raise BbxError("The data to judge by has other keypoints.", hint="Name other data: --val")
+    if not objective.outlines:
+        return
+    for part, index in ((each, index) for each in (data.train, data.val) for index in range(len(each))):
+        target = part.target(index)
+        assert isinstance(target, Boxes)  # the task is detection
+        if target.outlines is None:
+            raise BbxError(
+                f"{name} learns from outlines, and an object on {part.name(index)} has no `segmentation`.",
+                hint=hint,
+            )
+        fault = next((fault for each in target.outlines if (fault := fault_of(each))), None)
+        if fault is not None:
+            raise BbxError(f"An outline (`segmentation`) on {part.name(index)} {fault}.")
 
 
 def _share(val: str | None) -> float | None:

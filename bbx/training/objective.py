@@ -12,7 +12,6 @@ from torchvision.models import detection as zoo
 from torchvision.transforms import v2
 
 from bbx.datasets import IGNORED
-from bbx.errors import ModelError
 from bbx.models.build import Model
 from bbx.models.classic.auxiliary import summed_loss
 from bbx.training.options import TrainOptions
@@ -24,7 +23,11 @@ class Objective(nn.Module, ABC):
     Attributes:
         network: what learns, and whose state is kept; in torchvision's form where that has a loss of its own.
         outputs: names of what `answers` gives.
+        outlines, keypoints: whether it learns from them, beside what every network of its task learns from.
     """
+
+    outlines = False
+    keypoints = False
 
     def __init__(self, network: nn.Module, deployed: nn.Module, outputs: tuple[str, ...]) -> None:
         super().__init__()
@@ -111,13 +114,9 @@ class Detect(Objective):
 
     def __init__(self, model: Model) -> None:
         network: Any = getattr(model.reference, "network", None)
-        for kind, what in ((zoo.MaskRCNN, "outlines"), (zoo.KeypointRCNN, "keypoints")):
-            if isinstance(network, kind):
-                raise ModelError(
-                    f"{model.spec.name} learns from {what}, and `bbx train` reads boxes.",
-                    hint="Train a detector of boxes, such as fasterrcnn_r50_fpn.",
-                )
         super().__init__(network, model.module, tuple(spec.name for spec in model.outputs))
+        self.outlines = isinstance(network, zoo.MaskRCNN)
+        self.keypoints = isinstance(network, zoo.KeypointRCNN)
 
     def forward(self, images: Tensor, targets: Any) -> Tensor:
         """See `Objective.forward`."""
@@ -126,11 +125,7 @@ class Detect(Objective):
 
 
 def objective_for(model: Model, options: TrainOptions, classes: int) -> Objective:
-    """The objective of the model's task.
-
-    Raises:
-        ModelError: this model learns from what `bbx` does not read.
-    """
+    """The objective of the model's task."""
     match options.task:
         case "classification":
             return Classify(model, options, classes)

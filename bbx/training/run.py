@@ -18,10 +18,10 @@ from bbx.datasets import Dataset
 from bbx.errors import ExhaustedError, UsageError
 from bbx.models.trained import Trained
 from bbx.pipeline.documents import weights_json
-from bbx.training.augment import preparation
+from bbx.training.augment import Extras, preparation
 from bbx.training.board import Board
 from bbx.training.course import Course
-from bbx.training.data import Data, open_data
+from bbx.training.data import Data, open_data, require_targets
 from bbx.training.folder import BEST, LAST, RunFolder
 from bbx.training.judge import Judgement, judge
 from bbx.training.loop import Loop
@@ -84,7 +84,8 @@ def train_task(request: dict[str, Any]) -> dict[str, Any]:
             lambda: folder.stands(identity, resume=request["resume"], force=request["force"])
         )
         process.progress("build", detail=options.spec.name)
-        subject = subject_of(options, len(data.train.classes))
+        subject = subject_of(options, len(data.train.classes), len(data.train.keypoints))
+        require_targets(data, subject.objective, options)
         run = Run(options, data, identity, subject, folder, device, request["command"])
         course = _train(run, board, resumed=resumed)
         board.close()
@@ -168,7 +169,9 @@ def _shares(count: int, size: int) -> list[list[Key]]:
 def _loader(run: Run, data: Dataset, batches: Iterable[list[Key]], *, learn: bool) -> DataLoader[Any]:
     options = run.options
     level = options.augment if learn else "none"
-    prepare = preparation(options.task, level, run.subject.model.preprocess)
+    objective = run.subject.objective
+    extras = Extras(objective.outlines, run.data.train.keypoints if objective.keypoints else ())
+    prepare = preparation(options.task, level, run.subject.model.preprocess, extras)
     workers = options.workers
     if workers is None:
         workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0)) - 1)

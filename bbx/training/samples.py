@@ -63,8 +63,8 @@ class Batch:
 
     Attributes:
         images: float32 [B, 3, H, W].
-        targets: int64 [B] for classification, int64 [B, H, W] for segmentation, and a list of dicts `boxes`
-            and `labels` for detection.
+        targets: int64 [B] for classification, int64 [B, H, W] for segmentation, and a list of dicts `boxes`,
+            `labels`, and `masks` or `keypoints` where they are wanted, for detection.
         indices, sizes: of the samples that are in it.
         broken, refusal: of all that were asked for.
     """
@@ -116,8 +116,11 @@ class Samples(TorchDataset[Sample]):
                 target = self._data.target(at)
             except BbxError as error:
                 return Sample(at, refusal=(error.message, error.hint))
-            with seeded(drawn_from(_CHANCE, self._seed, epoch, index)):
-                row, made = self._prepare(image, target)
+            try:
+                with seeded(drawn_from(_CHANCE, self._seed, epoch, index)):
+                    row, made = self._prepare(image, target)
+            except BbxError as error:
+                return Sample(at, refusal=(f"{self._data.name(at)}: {error.message}", error.hint))
             return Sample(at, image.size, torch.from_numpy(row), made, tuple(broken))
         return Sample(index, broken=tuple(broken))
 

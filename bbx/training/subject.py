@@ -9,7 +9,7 @@ from torch import nn
 from bbx.errors import ModelError
 from bbx.models.build import Model, build
 from bbx.models.registry import resolve
-from bbx.models.spec import Prefixed
+from bbx.models.spec import Prefixed, Preset
 from bbx.training.auxiliaries import add_auxiliaries
 from bbx.training.layers import Block, backbone_of, freeze, frozen_blocks, norms_of
 from bbx.training.objective import Classify, Objective, objective_for
@@ -36,19 +36,19 @@ class Subject:
     notes: tuple[str, ...]
 
 
-def subject_of(options: TrainOptions, classes: int) -> Subject:
+def subject_of(options: TrainOptions, classes: int, keypoints: int = 0) -> Subject:
     """Build what is trained for so many classes, and freeze what is not to learn.
 
     Args:
         classes: of detection and segmentation with the background.
+        keypoints: of an object; 0 where the data has none.
 
     Raises:
-        ModelError: the model cannot tell so many classes apart, learns from what `bbx` does not read, or has
-            no block of a name that was given.
+        ModelError: the model cannot tell so many classes apart, or has no block of a name that was given.
         WeightsError: the weights cannot be had, or do not fit below the head.
         UsageError: more is to be unfrozen than there is.
     """
-    model = _built(options, classes)
+    model = _built(options, classes, keypoints)
     objective = objective_for(model, options, classes)
     blocks = backbone_of(objective.network, model.head)
     frozen = frozen_blocks(blocks, options)
@@ -67,10 +67,13 @@ def subject_of(options: TrainOptions, classes: int) -> Subject:
     return Subject(model, means, objective, blocks, still, notes)
 
 
-def _built(options: TrainOptions, classes: int) -> Model:
+def _built(options: TrainOptions, classes: int, keypoints: int) -> Model:
     target = resolve(options.spec.name)
     if not (isinstance(target, Prefixed) and target.is_factory):
-        return build(replace(options.spec, num_classes=classes), to_learn=True)
+        spec = replace(options.spec, num_classes=classes)
+        if keypoints and isinstance(target, Preset) and target.num_keypoints is not None:
+            spec = replace(spec, num_keypoints=keypoints)
+        return build(spec, to_learn=True)
     model = build(options.spec, to_learn=True)
     width = model.outputs[0].shape[-1]
     if width != classes:

@@ -67,6 +67,14 @@ def scenes(count: int, seed: int, split: Split, size: int = 192) -> list[Scene]:
     return [_scene(generator, split, size) for _ in range(count)]
 
 
+def digit_masks(scene: Scene) -> NDArray[np.bool_]:
+    """The ink of each digit, bool [N, H, W]."""
+    masks = np.zeros((len(scene.boxes), *scene.mask.shape), np.bool_)
+    for mask, (x1, y1, x2, y2), label in zip(masks, scene.boxes.astype(int), scene.labels, strict=True):
+        mask[y1:y2, x1:x2] = scene.mask[y1:y2, x1:x2] == label
+    return masks
+
+
 def coco_dataset(composed: Sequence[Scene]) -> dict[str, Any]:
     """The scenes' labels in COCO's format; the image at index `i` has the id `i + 1`."""
     annotations = [

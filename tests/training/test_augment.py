@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from bbx.datasets import IGNORED, Boxes
+from bbx.datasets import IGNORED, Boxes, Outline
 from bbx.models.construct import seeded
-from bbx.training.augment import placed, preparation
+from bbx.training.augment import Extras, placed, preparation
 from bbx.training.options import AUGMENTS, Augment
 from bbx.types import Preprocess
 
@@ -59,6 +60,68 @@ def test_a_box_is_tight_around_its_object(level: Augment, how: Preprocess) -> No
         assert np.abs(target["boxes"][0].numpy() - tight).max() <= 2.0, (seed, target, tight)
         assert target["labels"].tolist() == [1]
     assert seen >= 6
+
+
+OUTLINE: Outline = [[30, 20, 70, 20, 70, 50, 30, 50]]
+CORNERS = [[30.0, 20.0, 2.0], [70.0, 20.0, 1.0], [0.0, 0.0, 0.0]]
+
+
+def _with_parts(*boxes: tuple[int, int, int, int]) -> Boxes:
+    return replace(
+        _boxes(*boxes), outlines=(OUTLINE,) * len(boxes), keypoints=np.array([CORNERS] * len(boxes))
+    )
+
+
+@pytest.mark.parametrize("how", FITS, ids=lambda how: how.fit)
+@pytest.mark.parametrize("level", AUGMENTS)
+def test_outlines_and_keypoints_move_with_their_object(level: Augment, how: Preprocess) -> None:
+    names = ("left_top", "right_top", "never_labelled")
+    prepare = preparation("detection", level, how, Extras(outlines=True, keypoints=names))
+    seen = 0
+    for seed in range(12):
+        with seeded(seed):
+            row, target = prepare(_picture(), _with_parts(BOX))
+        if not len(target["boxes"]):
+            assert target["masks"].shape == (0, 64, 96)
+            assert target["keypoints"].shape == (0, 3, 3)
+            continue
+        seen += 1
+        [mask] = target["masks"]
+        assert mask.dtype == torch.uint8
+        assert (_red(row) != (mask.numpy() == 1)).sum() <= 0.02 * row[0].size, seed
+        x1, y1, x2, _ = target["boxes"][0].tolist()
+        [points] = target["keypoints"].tolist()
+        for (x, y, labelled), corner in zip(points, (x1, x2), strict=False):
+            on_the_picture = 0 <= x < how.width and 0 <= y < how.height
+            assert labelled == on_the_picture
+            if labelled:
+                # Mirroring counts pixels and not borders: one pixel of the picture is up to 2.6 here.
+                assert abs(x - corner) <= 3.0, (seed, points, target["boxes"])
+                assert abs(y - y1) <= 3.0, (seed, points, target["boxes"])
+        assert points[2][2] == 0
+    assert seen >= 6
+
+
+def test_left_and_right_change_places_on_a_mirrored_picture_where_they_are_named() -> None:
+    how = Preprocess(80, 120, **PLAIN)  # type: ignore[arg-type]
+
+    def turned(names: tuple[str, ...]) -> int:
+        """How often the first keypoint is right of the second."""
+        prepare, count = preparation("detection", "default", how, Extras(keypoints=names)), 0
+        for seed in range(16):
+            with seeded(seed):
+                _, target = prepare(_picture(), _with_parts(BOX))
+            first, second, _ = target["keypoints"][0].tolist()
+            count += first[0] > second[0]
+        return count
+
+    for names in (
+        ("left_top", "right_top", "nose"),
+        ("l_top", "r_top", "nose"),
+        ("topLeft", "topRight", "l"),
+    ):
+        assert turned(names) == 0, names
+    assert 2 <= turned(("a", "b", "c")) <= 14
 
 
 def test_a_crowd_is_no_example_and_an_image_may_be_empty() -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from bbx.errors import ModelError, WeightsError
+from bbx.errors import BbxError, WeightsError
 from bbx.models.build import build
 from bbx.models.spec import ModelSpec
+from bbx.models.trained import named_spec
 from bbx.train_api import train
 from bbx.training.options import TrainOptions
 from bbx.training.subject import Subject, subject_of
-from tests.training.scene_files import write_coco, write_masks
+from tests.training.scene_files import CORNERS, write_coco, write_masks
 
 
 def test_a_segmenter_learns_masks(inline_tasks: None, tmp_path: Path) -> None:
@@ -64,10 +68,82 @@ def test_a_detector_goes_on_learning_boxes(inline_tasks: None, tmp_path: Path) -
     assert "batch norms of the backbone keep their statistics" in document["notes"]
 
 
-def test_outlines_are_not_read(inline_tasks: None, tmp_path: Path) -> None:
-    write_coco(tmp_path, 2, "train")
-    with pytest.raises(ModelError, match="maskrcnn_r50_fpn learns from outlines"):
-        train("maskrcnn_r50_fpn", data=tmp_path / "train.json", out=tmp_path / "run", weights="random")
+SMALL = {"image_size": 64, "weights": "random", "epochs": 1, "batch_size": 2, "workers": 0}
+
+
+def test_a_detector_learns_outlines(inline_tasks: None, tmp_path: Path) -> None:
+    data = write_coco(tmp_path, 4, "train", side=64, parts=True)
+    document = train(
+        "maskrcnn_r50_fpn", data=data, val="0.5", out=tmp_path / "run", backbone="resnet18", **SMALL
+    )
+    [epoch] = document["epochs"]
+    assert {"mAP", "mask_mAP", "mask_mAP50"} <= set(epoch["scores"])
+    assert epoch["metric"] == "mAP"
+    model = build(named_spec(document["checkpoint"], {}))
+    assert [spec.name for spec in model.outputs][-1] == "masks"
+    # The layer that makes a mask for each class has been learning.
+    layer = "roi_heads.mask_predictor.mask_fcn_logits.weight"
+    before = subject_of(TrainOptions(_spec(document), str(data)), 11).objective.network.state_dict()[layer]
+    after = load_file(document["checkpoint"])[layer]
+    assert before.shape == after.shape == (11, 256, 1, 1)
+    assert not torch.equal(before, after)
+
+
+def _spec(document: dict[str, Any]) -> ModelSpec:
+    """The spec of a trained network before it was trained."""
+    return replace(named_spec(document["checkpoint"], {}), weights="random")
+
+
+def test_a_detector_learns_as_many_keypoints_as_the_data_has(inline_tasks: None, tmp_path: Path) -> None:
+    data = write_coco(tmp_path, 3, "train", side=64, parts=True)
+    document = train(
+        "keypointrcnn_r50_fpn", data=data, val="0.34", out=tmp_path / "run", backbone="resnet18", **SMALL
+    )
+    [epoch] = document["epochs"]
+    assert {"mAP", "keypoint_mAP", "keypoint_mAP50"} <= set(epoch["scores"])
+    spec = named_spec(document["checkpoint"], {})
+    assert spec.num_keypoints == len(CORNERS)
+    model = build(spec)
+    assert {each.name: each.shape for each in model.outputs}["keypoints"] == (None, 100, len(CORNERS), 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("maskrcnn_r50_fpn", lambda each: each.pop("segmentation"), "learns from outlines, and an object on"),
+        (
+            "maskrcnn_r50_fpn",
+            lambda each: each.update(segmentation=[[1, 2, 3, 4]]),
+            "has a polygon that is no list of three corners",
+        ),
+        (
+            "maskrcnn_r50_fpn",
+            lambda each: each["segmentation"].update(counts=[5, 5]),
+            "on train/1.png cannot be decoded",
+        ),
+        (
+            "maskrcnn_r50_fpn",
+            lambda each: each["segmentation"].update(size=[2, 2], counts=[2, 2]),
+            "an outline is encoded for 2 × 2 pixels, and the image has 64 × 64",
+        ),
+        (
+            "keypointrcnn_r50_fpn",
+            lambda each: each.update(keypoints=each["keypoints"][:9]),
+            "learns from keypoints, and .* has none, or not the same on all objects",
+        ),
+        ("keypointrcnn_r50_fpn", lambda each: each.update(keypoints=[1, 2, "x"]), "are no list of x, y and"),
+    ],
+)
+def test_data_that_lacks_what_a_detector_learns_from_is_refused_before_the_first_step(
+    inline_tasks: None, tmp_path: Path, name: str, change: Any, message: str
+) -> None:
+    path = write_coco(tmp_path, 2, "train", side=64, parts=True)
+    document = json.loads(path.read_text())
+    change(document["annotations"][0])
+    path.write_text(json.dumps(document))
+    with pytest.raises(BbxError, match=message):
+        train(name, data=path, val="0.5", out=tmp_path / "run", backbone="resnet18", **SMALL)
+    assert not (tmp_path / "run" / "best.safetensors").exists()
 
 
 @pytest.mark.parametrize(
@@ -75,6 +151,7 @@ def test_outlines_are_not_read(inline_tasks: None, tmp_path: Path) -> None:
     [
         ("ssdlite320_mobilenet_v3_large", None),
         ("fasterrcnn_mobilenet_v3_large_320_fpn", 64),
+        ("maskrcnn_r50_fpn", 64),
         ("lraspp_mobilenet_v3_large", 64),
     ],
 )

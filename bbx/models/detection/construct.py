@@ -15,7 +15,6 @@ from bbx.models.spec import ModelSpec, Preset
 from bbx.types import TensorSpec
 
 _MASK_SIDE = 28
-_KEYPOINTS = 17
 
 
 def build_network(preset: Preset, spec: ModelSpec, neck: nn.Module | None) -> nn.Module:
@@ -24,29 +23,34 @@ def build_network(preset: Preset, spec: ModelSpec, neck: nn.Module | None) -> nn
     Args:
         neck: backbone and pyramid to be put in the place of the preset's own.
     """
-    classes = spec.num_classes or preset.num_classes
-    network = _NETWORKS[preset.library](preset.architecture, classes)
+    sizes = {"num_classes": spec.num_classes or preset.num_classes}
+    if preset.num_keypoints is not None:
+        sizes["num_keypoints"] = spec.num_keypoints or preset.num_keypoints
+    network = _NETWORKS[preset.library](preset.architecture, sizes)
     if neck is not None:
         network.backbone = neck
     return network
 
 
-def _by_torchvision(architecture: str, classes: int) -> nn.Module:
-    network: nn.Module = getattr(zoo, architecture)(weights=None, weights_backbone=None, num_classes=classes)
+def _by_torchvision(architecture: str, sizes: dict[str, int]) -> nn.Module:
+    network: nn.Module = getattr(zoo, architecture)(weights=None, weights_backbone=None, **sizes)
     return network
 
 
-def _by_bbx(architecture: str, classes: int) -> nn.Module:
+def _by_bbx(architecture: str, sizes: dict[str, int]) -> nn.Module:
     """torchvision's Faster R-CNN on a ResNet for which it has no function: `fasterrcnn_resnet18_fpn`."""
     resnet = architecture.removeprefix("fasterrcnn_").removesuffix("_fpn")
     backbone = resnet_fpn_backbone(
         backbone_name=resnet, weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=5
     )
-    network: nn.Module = zoo.FasterRCNN(backbone, classes)
+    network: nn.Module = zoo.FasterRCNN(backbone, **sizes)
     return network
 
 
-_NETWORKS: dict[str, Callable[[str, int], nn.Module]] = {"torchvision": _by_torchvision, "bbx": _by_bbx}
+_NETWORKS: dict[str, Callable[[str, dict[str, int]], nn.Module]] = {
+    "torchvision": _by_torchvision,
+    "bbx": _by_bbx,
+}
 
 
 def pyramid_of(preset: Preset) -> tuple[tuple[int, ...], Literal["pool", "p6p7"]]:
@@ -99,19 +103,25 @@ def deployable(network: nn.Module, how: DetectionOptions, size: tuple[int, int])
 def head_of(network: Any) -> Head:
     """The layer by whose size a checkpoint of another class count is recognised."""
     if isinstance(network, zoo.FasterRCNN):
-        return Head("roi_heads.box_predictor.cls_score", part="roi_heads.box_predictor")
+        parts = [f"roi_heads.{name}_predictor" for name in ("box", "mask", "keypoint")]
+        own = tuple(part for part in parts if getattr(network.roi_heads, part.partition(".")[2], None))
+        return Head("roi_heads.box_predictor.cls_score", parts=own)
     scores = "head.classification_head"
     if isinstance(network, zoo.ssd.SSD):
         first = network.head.classification_head.module_list[0]
         path = f"{scores}.module_list.0"
         anchors = network.anchor_generator.num_anchors_per_location()[0]
-        return Head(path if isinstance(first, nn.Conv2d) else f"{path}.1", anchors, scores)
+        return Head(path if isinstance(first, nn.Conv2d) else f"{path}.1", anchors, (scores,))
     anchors = network.anchor_generator.num_anchors_per_location()[0]
-    return Head(f"{scores}.cls_logits", anchors, scores)
+    return Head(f"{scores}.cls_logits", anchors, (scores,))
 
 
-def output_specs(names: tuple[str, ...], how: DetectionOptions) -> tuple[TensorSpec, ...]:
-    """The outputs of these names."""
+def output_specs(names: tuple[str, ...], how: DetectionOptions, keypoints: int) -> tuple[TensorSpec, ...]:
+    """The outputs of these names.
+
+    Args:
+        keypoints: of an object; 0 where the detector finds none.
+    """
     rows = (None, how.detections)
     specs = {
         "boxes": TensorSpec("boxes", "float32", (*rows, 4)),
@@ -120,7 +130,7 @@ def output_specs(names: tuple[str, ...], how: DetectionOptions) -> tuple[TensorS
         "num_detections": TensorSpec("num_detections", "int64", (None,)),
         "saturated": TensorSpec("saturated", "bool", (None,)),
         "masks": TensorSpec("masks", "float32", (*rows, _MASK_SIDE, _MASK_SIDE)),
-        "keypoints": TensorSpec("keypoints", "float32", (*rows, _KEYPOINTS, 3)),
-        "keypoints_scores": TensorSpec("keypoints_scores", "float32", (*rows, _KEYPOINTS)),
+        "keypoints": TensorSpec("keypoints", "float32", (*rows, keypoints, 3)),
+        "keypoints_scores": TensorSpec("keypoints_scores", "float32", (*rows, keypoints)),
     }
     return tuple(specs[name] for name in names)
