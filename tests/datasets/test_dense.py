@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bbx.datasets import IGNORED, Boxes, open_dataset, splits_of
+from bbx.datasets import IGNORED, Boxes, open_dataset, pixels, splits_of, subset
 from bbx.errors import BbxError, UsageError
 
 DOCUMENT: dict[str, Any] = {
@@ -51,6 +51,55 @@ def test_boxes_are_corners_and_labels_follow_the_ids(tmp_path: Path) -> None:
     assert found.areas.tolist() == [150.5, 36.0]
     nothing = _boxes(data.target(1))
     assert (nothing.boxes.shape, len(nothing)) == ((0, 4), 0)
+
+
+def _with_parts(*changes: dict[str, Any]) -> list[dict[str, Any]]:
+    """The annotations with outlines and keypoints, changed one by one."""
+    parts = {"segmentation": [[1, 2, 11, 2, 11, 22, 1, 22]], "keypoints": [1, 2, 2, 11, 22, 1]}
+    return [
+        {**each, **parts, **change} for each, change in zip(DOCUMENT["annotations"], changes, strict=True)
+    ]
+
+
+def test_outlines_and_keypoints_are_those_of_the_file(tmp_path: Path) -> None:
+    ends = ["head", "tail"]
+    path = _coco(
+        tmp_path,
+        annotations=_with_parts({}, {"keypoints": []}),
+        categories=[{**each, "keypoints": ends} for each in DOCUMENT["categories"]],
+    )
+    data = open_dataset(str(path), "detection")
+    assert data.keypoints == subset(data, [0]).keypoints == ("head", "tail")
+    found, nothing = _boxes(data.target(0)), _boxes(data.target(1))
+    assert found.keypoints is not None
+    assert found.keypoints.tolist() == [[[1, 2, 2], [11, 22, 1]], [[0, 0, 0], [0, 0, 0]]]
+    assert found.outlines is not None
+    inside = pixels(found.outlines, (40, 30))
+    assert inside.shape == (2, 30, 40)
+    assert np.argwhere(inside[0]).min(axis=0).tolist() == [2, 1]
+    assert inside[0].sum() == 10 * 20
+    assert nothing.outlines == ()
+    assert nothing.keypoints is not None
+    assert nothing.keypoints.shape == (0, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "outlined", "keypoints"),
+    [
+        (({"segmentation": []}, {}), False, ("0", "1")),
+        (({}, {"keypoints": [1, 2, 2]}), True, ()),
+        (({"keypoints": []}, {"keypoints": []}), True, ()),
+    ],
+)
+def test_boxes_are_read_where_outlines_or_keypoints_are_of_no_use(
+    tmp_path: Path, changes: tuple[dict[str, Any], ...], outlined: bool, keypoints: tuple[str, ...]
+) -> None:
+    data = open_dataset(str(_coco(tmp_path, annotations=_with_parts(*changes))), "detection")
+    found = _boxes(data.target(0))
+    assert len(found) == 2
+    assert (found.outlines is not None) == outlined
+    assert data.keypoints == keypoints
+    assert (found.keypoints is not None) == bool(keypoints)
 
 
 def test_a_numbering_that_is_asked_for(tmp_path: Path) -> None:
