@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 UV := uv==0.13.9
 READY := $(VENV)/.ready
 
-.PHONY: bench demo picture test scenes lint format lock gpu bench-self coverage detectors clean
+FIGURES := costs eval-throughput int8-digits int8-scenes kills presets-int8 refine transfer walkthrough
+
+.PHONY: bench demo picture test scenes lint format lock gpu bench-self coverage detectors clean $(FIGURES)
 
 bench: $(READY)  ## the main job: every preset on every runtime of this machine, quick profile
 	$(BIN)/bbx bench --all --profile quick --resume --out reports/all
@@ -46,15 +48,18 @@ gpu:  ## on a machine with an NVIDIA GPU: its tests, then its measurements (see 
 	$(PYTHON) -m bbx bench resnet50 mobilenet_v3_large fasterrcnn_r50_fpn --runtime eager --cuda-graph --out docs/results/gpu-graph
 
 bench-self: $(READY)  ## what bbx itself costs: start-up, export, reuse, harness
-	$(BIN)/python tests/performance/bench_self.py
+	$(BIN)/python -m tests.performance.bench_self
 	$(BIN)/python -m tests.performance.report_page
 
 coverage: $(READY)  ## every torchvision classifier, detector and segmenter: export, parity, engines (two hours)
-	$(BIN)/python tests/performance/torchvision_coverage.py
-	$(BIN)/python tests/performance/dense_coverage.py
+	$(BIN)/python -m tests.performance.torchvision_coverage
+	$(BIN)/python -m tests.performance.dense_coverage
 
 detectors: $(READY)  ## Faster R-CNN side by side: bbx's two lowerings, the older exporter's graph, eager torch
-	$(BIN)/python tests/performance/detectors.py
+	$(BIN)/python -m tests.performance.detectors
+
+$(FIGURES): $(READY)  ## the measurements behind the pages of docs/ that name them
+	$(BIN)/python -m tests.performance.$(subst -,_,$@)
 
 lock: $(READY)  ## resolve requirements.lock again
 	$(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11 --extra dev \

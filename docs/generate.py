@@ -106,7 +106,7 @@ def detector_table() -> str:
 
 
 def transfer_table() -> str:
-    """What `tests/performance/transfer.py` found."""
+    """What `make transfer` found."""
     found = json.loads((RESULTS / "transfer.json").read_text())
     titles = {
         "backbone": "the backbone, on 0 to 4",
@@ -178,12 +178,25 @@ def dense_table() -> str:
         return "Not measured yet: `make coverage` writes the figures.\n"
     rows = json.loads(file.read_text())
     return table(
-        ("model", "ONNX", "ONNX, `static`", "engine FP32", "engine FP16", "parity of FP16"),
+        (
+            "model",
+            "pixels",
+            "ONNX",
+            "on 32 images",
+            "ONNX, `static`",
+            "on 32 images",
+            "engine FP32",
+            "engine FP16",
+            "parity of FP16",
+        ),
         (
             [
                 f"`{row['model']}`",
+                str(row["side"]),
                 _form(row.get("onnx")),
+                _form(row.get("onnx_images")),
                 _form(row.get("static")),
+                _form(row.get("static_images")),
                 row.get("fp32", {}).get("precision", "–"),
                 row.get("fp16", {}).get("precision", "–"),
                 _form(row.get("fp16")),

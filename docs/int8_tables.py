@@ -17,7 +17,7 @@ def int8_table() -> str:
     """What quantising gave on networks with real weights, side by side."""
     path = RESULTS / "int8.json"
     if not path.is_file():
-        return "Not measured yet: `python tests/performance/int8.py accuracy`\n"
+        return "Not measured yet: `python -m tests.performance.int8 accuracy`\n"
     rows = [
         (
             row["model"],
@@ -31,7 +31,7 @@ def int8_table() -> str:
     head = ("network", "way", "layers in INT8", "top-1 agreement", "relative L2 of the logits")
     return table(head, rows) + (
         "\n96 calibration crops of photographs, judged on 256 others against FP32; "
-        "`python tests/performance/int8.py accuracy`.\n"
+        "`python -m tests.performance.int8 accuracy`.\n"
     )
 
 
@@ -39,7 +39,7 @@ def digits_table() -> str:
     """What quantising cost networks that learnt digits, side by side."""
     path = RESULTS / "int8_digits.json"
     if not path.is_file():
-        return "Not measured yet: `python tests/performance/int8_digits.py`\n"
+        return "Not measured yet: `make int8-digits`\n"
     found = json.loads(path.read_text())
     plain = {row["model"]: row["right"] for row in found if row["way"] == "FP32"}
     rows = [
@@ -53,16 +53,14 @@ def digits_table() -> str:
         for row in found
     ]
     head = ("network", "way", "layers in INT8", "top-1", "points")
-    return table(head, rows) + (
-        f"\n{found[0]['of']} unseen digits; `python tests/performance/int8_digits.py`.\n"
-    )
+    return table(head, rows) + (f"\n{found[0]['of']} unseen digits; `make int8-digits`.\n")
 
 
 def scenes_table() -> str:
     """What quantising cost detectors and a segmenter that learnt scenes of digits."""
     path = RESULTS / "int8_scenes.json"
     if not path.is_file():
-        return "Not measured yet: `python -m tests.performance.int8_scenes`\n"
+        return "Not measured yet: `make int8-scenes`\n"
     rows = [
         (
             f"`{row['model']}`",
@@ -76,8 +74,7 @@ def scenes_table() -> str:
     ]
     head = ("network", "metric", "layers in INT8", "FP32", "INT8", "points")
     return table(head, rows) + (
-        "\nCalibrated on 48 scenes of the training part, judged on 48 unseen ones; "
-        "`python -m tests.performance.int8_scenes`.\n"
+        "\nCalibrated on 48 scenes of the training part, judged on 48 unseen ones; `make int8-scenes`.\n"
     )
 
 
@@ -85,7 +82,7 @@ def presets_int8_table() -> str:
     """What became of each preset in eight bits."""
     path = RESULTS / "presets_int8.json"
     if not path.is_file():
-        return "Not measured yet: `python tests/performance/presets_int8.py`\n"
+        return "Not measured yet: `make presets-int8`\n"
     rows = json.loads(path.read_text())
     engines = ("int8 engine", "int8+fp16 engine", "fp8 engine")
     missing = [f"`{each.name}`" for each in presets() if each.name not in {row["model"] for row in rows}]
@@ -128,7 +125,7 @@ def calibration_cost() -> str:
     """What collecting ranges costs on a ResNet-50: medians over the rounds of a committed run."""
     path = RESULTS / "calibration.json"
     if not path.is_file():
-        return "Not measured yet: `python tests/performance/int8.py cost`\n"
+        return "Not measured yet: `python -m tests.performance.int8 cost`\n"
     rows = json.loads(path.read_text())
     plain = statistics.median(row["seconds"] for row in rows if row["way"] == "inference")
     images = next(row["images"] for row in rows if row["way"] == "inference")
@@ -141,5 +138,5 @@ def calibration_cost() -> str:
         medians.append((way, str(count), f"{ratio:.1f}", f"{peak / 1e6:,.0f} MB"))
     head = ("what", "images", "time, inference alone is 1", "peak memory of the process")
     return table(head, medians) + (
-        "\nResNet-50 at 224, entropy, by turns; `python tests/performance/int8.py cost`.\n"
+        "\nResNet-50 at 224, entropy, by turns; `python -m tests.performance.int8 cost`.\n"
     )

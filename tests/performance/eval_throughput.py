@@ -1,6 +1,6 @@
 """How much of a runner's own speed `bbx eval` has, with images decoded on other threads meanwhile.
 
-    python tests/performance/eval_throughput.py [--images 64] [--rounds 9] [--out FILE]
+    python -m tests.performance.eval_throughput [--images 64] [--rounds 9] [--out FILE]
 
 The runner's own speed is that of `infer` on batches that are in memory; the other is that of the whole way:
 JPEG files decoded, resized, computed, judged. Both are measured in turns, on one runner in one process,

@@ -1,7 +1,7 @@
 """INT8 side by side: bbx, ONNX Runtime's quantiser, and NVIDIA's ModelOpt where it is named.
 
-    python tests/performance/int8.py accuracy [--modelopt PYTHON] [MODEL ...]
-    python tests/performance/int8.py cost
+    python -m tests.performance.int8 accuracy [--modelopt PYTHON] [MODEL ...]
+    python -m tests.performance.int8 cost
 
 `accuracy` writes `docs/results/int8.json`: networks with real ImageNet weights, 96 calibration crops, judged
 on 256 other crops against the FP32 network. ModelOpt pins other versions of onnx and onnxruntime, so it has
@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from crops import crops
 from numpy.typing import NDArray
 from refine import CALIBRATION, EVALUATION, MODELS, answers, batches, scores
 
@@ -31,6 +30,7 @@ import bbx
 from bbx import images
 from bbx.artifact import read_manifest
 from bbx.calibration.quantise import Images, Recipe, quantised_from_onnx
+from tests.performance.crops import crops
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 OURS: dict[str, dict[str, Any]] = {
@@ -170,7 +170,15 @@ def cost_rows(path: Path, rounds: int = 3) -> Iterator[dict[str, Any]]:
     pairs = [("inference", 512), ("bbx", 512), ("bbx", 32), ("bbx", 24), ("onnxruntime", 24)]
     for turn in range(rounds):
         for way, count in pairs:
-            command = [sys.executable, __file__, "cost-task", way, str(count), str(path)]
+            command = [
+                sys.executable,
+                "-m",
+                "tests.performance.int8",
+                "cost-task",
+                way,
+                str(count),
+                str(path),
+            ]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             yield {"round": turn, **json.loads(done.stdout.splitlines()[-1])}
 

@@ -1,6 +1,6 @@
 """What INT8 costs networks that learnt scikit-learn's digits, beside ONNX Runtime's own methods.
 
-    python tests/performance/int8_digits.py [resnet18|mobilenet_v2|efficientnet_b0 ...]
+    python -m tests.performance.int8_digits [resnet18|mobilenet_v2|efficientnet_b0 ...]
 
 writes `docs/results/int8_digits.json`: top-1 on 600 digits that neither training nor calibration saw, in FP32
 and in INT8, computed by ONNX Runtime as the graph is written. All ways are calibrated on the same 128 digits
@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-from digits import CLASSES, EPOCHS, SIDE, digits, feed, trained
 from int8 import ORT_METHODS, by_onnxruntime, counts
 from numpy.typing import NDArray
 from refine import answers, batches
 
 import bbx
 from bbx.artifact import read_manifest
+from tests.performance.digits import CLASSES, EPOCHS, SIDE, digits, feed, trained
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "int8_digits.json"
 CALIBRATION = 128

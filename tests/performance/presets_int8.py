@@ -1,6 +1,6 @@
 """Every preset in eight bits: quantised, compared stage by stage, and built as TensorRT-for-RTX engines.
 
-    python tests/performance/presets_int8.py [--cap SECONDS] [--until HH:MM] [PRESET ...]
+    python -m tests.performance.presets_int8 [--cap SECONDS] [--until HH:MM] [PRESET ...]
 
 writes `docs/results/presets_int8.json`, one row a preset, from which docs/presets-int8.md has its table. Each
 is calibrated on 16 crops of photographs, in a process of its own with a time limit; what was done by then is
@@ -22,12 +22,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from crops import crops
-
 import bbx
 from bbx.errors import BbxError, Cancelled, CheckFailed
 from bbx.models.registry import preset, presets
 from bbx.models.spec import Preset
+from tests.performance.crops import crops
+from tests.performance.warm import warm
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "presets_int8.json"
 CROPS, BATCH = 16, 4
@@ -145,7 +145,7 @@ def in_a_child(name: str, cap_s: float) -> dict[str, Any]:
     """The row of a preset; of one that took too long, what was done by then."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "row.json"
-        command = [sys.executable, __file__, "--one", name, "--folder", folder]
+        command = [sys.executable, "-m", "tests.performance.presets_int8", "--one", name, "--folder", folder]
         child = subprocess.Popen(command)
         try:
             code: int | None = child.wait(timeout=cap_s)
@@ -170,7 +170,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.one:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        measure(given.one, given.folder, given.folder / "row.json")
+        with warm():
+            measure(given.one, given.folder, given.folder / "row.json")
         return
     done = {row["model"]: row for row in json.loads(RESULTS.read_text())} if RESULTS.exists() else {}
     for name in given.names or [name for name in by_cost() if name not in done]:

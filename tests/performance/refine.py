@@ -1,6 +1,6 @@
 """What refinement gains on networks with real ImageNet weights, on crops that it did not see.
 
-    python tests/performance/refine.py [MODEL ...]
+    python -m tests.performance.refine [MODEL ...]
 
 writes `docs/results/refine.json`, from which docs/refine.md has its table. Of 96 calibration crops every
 sixth decides whether a step is kept; all numbers are of 256 other crops. Every layer is in INT8.
@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from crops import crops
 from numpy.typing import NDArray
 
 import bbx
@@ -28,6 +27,7 @@ from bbx.calibration.judged import Batches
 from bbx.calibration.methods import RefineStep
 from bbx.calibration.quantise import Images, Recipe, quantised_from_onnx
 from bbx.calibration.sessions import session
+from tests.performance.crops import crops
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "refine.json"
 MODELS = ("efficientnet_lite1", "efficientnet_lite2")

@@ -16,6 +16,7 @@ from typing import Any
 
 import bbx
 from bbx.errors import BbxError, CheckFailed
+from tests.performance.warm import warm
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results" / "torchvision.json"
@@ -127,7 +128,7 @@ def main() -> None:
     for index, name in enumerate(names):
         if name in done:
             continue
-        with tempfile.TemporaryDirectory() as folder:
+        with warm(), tempfile.TemporaryDirectory() as folder:
             done[name] = row(name, Path(folder))
             shutil.rmtree(folder, ignore_errors=True)
         print(f"[{index + 1}/{len(names)}]", json.dumps(done[name]), flush=True)

@@ -1,6 +1,6 @@
 """Transfer on scikit-learn's digits: a backbone that learnt 0 to 4 is given a head for all ten digits.
 
-    OMP_NUM_THREADS=1 python tests/performance/transfer.py [--out docs/results/transfer.json]
+    OMP_NUM_THREADS=1 python -m tests.performance.transfer [--out docs/results/transfer.json]
 
 Three runs of `bbx.train` on 1,797 pictures of 8 × 8 pixels, enlarged to 32, of which a fifth is held out:
 the backbone is trained from random weights on 0 to 4; with that backbone frozen, a head for all ten learns;
@@ -57,7 +57,7 @@ def main() -> int:
     figures = {
         "model": MODEL,
         "side": SIDE,
-        "command": "OMP_NUM_THREADS=1 python tests/performance/transfer.py",
+        "command": "OMP_NUM_THREADS=1 python -m tests.performance.transfer",
         "cpus": len(os.sched_getaffinity(0)),
         "versions": {name: lazy.version(name) for name in ("torch", "timm", "pytorch-ignite")},
         "runs": {name: _figures(document) for name, document in runs.items()},

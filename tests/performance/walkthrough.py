@@ -1,6 +1,6 @@
 """The walk-through of docs/walkthrough.md: from a folder of pictures to one table for every runner.
 
-    python tests/performance/walkthrough.py [--folder DIR] [--out FILE]
+    python -m tests.performance.walkthrough [--folder DIR] [--out FILE]
 
 Writes pictures of two textures, runs the commands of the page one after another, each as its own process, and
 keeps what they answered. The pictures are crops of scikit-image's `grass` and `gravel`: those to learn from
