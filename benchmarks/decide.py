@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bbx.benchmarks.stats import Samples, block_length, median_interval
+from bbx.benchmarks.student import quantile, two_sided
 
 Change = Literal["faster", "slower", "same", "ambiguous"]
 
@@ -98,6 +99,33 @@ def unpaired(base: Samples, head: Samples, *, effect: float, seed: int = 0) -> F
     beyond = max(abs(centre) - edge, 0.0)
     p: float = math.erfc(beyond / error / math.sqrt(2)) if error > 0 else float(beyond == 0)
     return _finding(centre, centre - reach, centre + reach, p, edge)
+
+
+def between_processes(base: Sequence[float], head: Sequence[float], *, effect: float) -> Finding | None:
+    """Judge two sets of processes by the median of each, so that what differs between processes is known.
+
+    The interval is Student's for the difference of two mean logarithms whose variances may differ (Welch,
+    "The generalization of 'Student's' problem when several different population variances are involved",
+    Biometrika 34, 1947).
+
+    Returns:
+        None where either has fewer than two processes.
+    """
+    if min(len(base), len(head)) < 2:
+        return None
+    first, second = np.log(base), np.log(head)
+    centre = float(second.mean() - first.mean())
+    errors = [float(each.var(ddof=1)) / each.size for each in (first, second)]
+    error = math.sqrt(sum(errors))
+    edge = math.log1p(effect)
+    beyond = max(abs(centre) - edge, 0.0)
+    if error == 0:
+        return _finding(centre, centre, centre, float(beyond == 0), edge)
+    freedom = sum(errors) ** 2 / sum(
+        e**2 / (each.size - 1) for e, each in zip(errors, (first, second), strict=True)
+    )
+    reach = quantile(CONFIDENCE, freedom) * error
+    return _finding(centre, centre - reach, centre + reach, two_sided(beyond / error, freedom), edge)
 
 
 def _log_error(samples: Samples, seed: int) -> float | None:

@@ -21,10 +21,8 @@ from bbx.benchmarks.journal import Document, read_samples, write_samples
 from bbx.benchmarks.measure import Profile
 from bbx.benchmarks.parity import worst
 from bbx.benchmarks.stats import Interval, Samples, summarise
+from bbx.benchmarks.student import quantile
 from bbx.benchmarks.verdicts import DRIFT, Reason, verdict_of
-
-_STUDENT_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-"""By degrees of freedom."""
 
 
 def processes_of(scenario: str, profile: Profile) -> int:
@@ -48,15 +46,15 @@ class Pooled:
 
 
 def pool_medians(medians: Sequence[float]) -> Pooled:
-    """Pool the medians of 2 to 10 processes.
+    """Pool the medians of several processes.
 
     Raises:
-        ValueError: there are fewer or more.
+        ValueError: there are fewer than two.
     """
-    if len(medians) - 1 not in _STUDENT_95:
+    if len(medians) < 2:
         raise ValueError(f"{len(medians)} processes cannot be pooled")
     mean, deviation = statistics.fmean(medians), statistics.stdev(medians)
-    reach = _STUDENT_95[len(medians) - 1] * deviation / math.sqrt(len(medians))
+    reach = quantile(0.95, len(medians) - 1) * deviation / math.sqrt(len(medians))
     return Pooled(mean, Interval(math.floor(mean - reach), math.ceil(mean + reach)), deviation / mean)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bbx.benchmarks.conditions import RATES
-from bbx.benchmarks.decide import Finding, corrected, fired, unpaired
+from bbx.benchmarks.decide import Finding, between_processes, corrected, fired, unpaired
 from bbx.benchmarks.environment import lasting
 from bbx.benchmarks.journal import Document
 from bbx.benchmarks.reports.document import environments_of, fingerprint_in, machine
@@ -24,6 +24,9 @@ _SAME_IN_A_ROW = ("clock", "threads", "device", "weights")
 
 
 _RESTLESS = "The two halves of base's own trace differ by more than the minimum effect."
+
+_ENOUGH_PROCESSES = 4
+"""Of a row, to be compared by processes: two in each half of the control."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +153,8 @@ class Compared:
     Attributes:
         findings: by key, after Holm's correction over all of them.
         not_compared: why there is no finding, by key.
-        controls: of each key with a finding: the first half of base's trace against its second.
+        controls: of each key with a finding: the first half of base's trace, or of its processes, against the
+            second.
     """
 
     findings: dict[str, Finding]
@@ -168,9 +172,7 @@ def compare_rows(base: Stored, head: Stored, keys: Iterable[str], *, effect: flo
         if isinstance(traces, str):
             refused[key] = traces
             continue
-        halves = np.array_split(traces[0], 2)
-        found = unpaired(*traces, effect=effect)
-        control = unpaired(halves[0], halves[1], effect=effect)
+        found, control = _judged(base.rows[key], head.rows[key], traces, effect)
         if found is None or control is None:
             refused[key] = "There are too few samples for an interval."
             continue
@@ -178,6 +180,21 @@ def compare_rows(base: Stored, head: Stored, keys: Iterable[str], *, effect: flo
         findings[key] = found.doubted(_RESTLESS) if fired(control) else found
     judged = dict(zip(findings, corrected(list(findings.values())), strict=True))
     return Compared(judged, refused, controls)
+
+
+def _judged(
+    base: Document, head: Document, traces: tuple[Samples, Samples], effect: float
+) -> tuple[Finding | None, Finding | None]:
+    """What two rows say of each other, and base of itself; by processes where both had several."""
+    medians = [[each["median"] for each in row.get("processes", ())] for row in (base, head)]
+    if min(map(len, medians)) >= _ENOUGH_PROCESSES:
+        half = len(medians[0]) // 2
+        return (
+            between_processes(*medians, effect=effect),
+            between_processes(medians[0][:half], medians[0][half:], effect=effect),
+        )
+    halves = np.array_split(traces[0], 2)
+    return unpaired(*traces, effect=effect), unpaired(halves[0], halves[1], effect=effect)
 
 
 def _traces(base: Stored, head: Stored, key: str) -> tuple[Samples, Samples] | str:

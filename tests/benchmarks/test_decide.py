@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from bbx.benchmarks.decide import Finding, corrected, fired, paired, unpaired
+from bbx.benchmarks.decide import Finding, between_processes, corrected, fired, paired, unpaired
 
 EFFECT = 0.02
 
@@ -115,6 +115,25 @@ def test_constant_traces_need_no_interval() -> None:
 @pytest.mark.parametrize("sizes", [(7, 400), (400, 7)])
 def test_a_trace_that_is_too_short_says_nothing(sizes: tuple[int, int]) -> None:
     assert unpaired(*(trace(1_000_000, 0.02, 1, n=n) for n in sizes), effect=0.05) is None
+
+
+def test_processes_are_compared_by_what_lies_between_them() -> None:
+    base = [100.0, 102.0, 98.0, 101.0, 99.0]
+    found = between_processes(base, [value * 1.1 for value in base], effect=0.05)
+    assert found is not None
+    # Both deviate by 1.58 %, so the error is 0.01 and Student's t with 8 degrees of freedom 2.306.
+    assert found.ratio == pytest.approx(1.1)
+    assert math.log(found.high / found.low) / 2 == pytest.approx(2.306 * 0.01, rel=2e-3)
+    assert (found.change, found.p < 0.005) == ("slower", True)
+    same = between_processes(base, base, effect=0.05)
+    assert same is not None
+    assert (same.change, same.p) == ("same", 1.0)
+    # Traces of long runs know their median well; processes that differ by as much as the change say nothing.
+    restless = between_processes([90.0, 110.0, 95.0, 105.0], [99.0, 121.0, 104.0, 116.0], effect=0.05)
+    assert restless is not None
+    assert restless.change == "ambiguous"
+    assert between_processes([100.0], base, effect=0.05) is None
+    assert between_processes([100.0] * 4, [110.0] * 4, effect=0.05).change == "slower"  # type: ignore[union-attr]
 
 
 def finding(p: float, change: str) -> Finding:

@@ -119,6 +119,22 @@ def test_a_report_of_before_can_be_compared(tmp_path: Path) -> None:
     assert [each.change for each in found.findings.values()] == ["same"]
 
 
+def test_rows_of_several_processes_are_compared_by_processes(tmp_path: Path) -> None:
+    """The traces say that head is a tenth slower, and are sure of it; the processes are not."""
+    generator = np.random.default_rng(0)
+    medians = {"base": [9e6, 11e6, 9.5e6, 10.5e6], "head": [9.9e6, 12.1e6, 10.5e6, 11.5e6]}
+    for name, centres in medians.items():
+        (tmp_path / name).mkdir()
+        trace = np.concatenate([generator.normal(each, 1e4, 200) for each in centres]).astype(np.int64)
+        rows = measured(tmp_path / name, trace) | {"processes": [{"median": each} for each in centres]}
+        reports.write(made(rows), tmp_path / name)
+    base, head = (stored(tmp_path / name) for name in medians)
+    [found] = compare_rows(base, head, list(head.rows), effect=0.02).findings.values()
+    assert found.change == "ambiguous"
+    assert found.low < 1.0
+    assert found.high > 1.2
+
+
 def test_rates_are_not_compared_by_latencies_at_different_rates(tmp_path: Path) -> None:
     trace = np.random.default_rng(0).normal(1e7, 1e5, 500).astype(np.int64)
     server = measured(tmp_path, trace) | SERVER | {"samples": measured(tmp_path, trace)["samples"]}

@@ -238,9 +238,8 @@ def test_medians_of_processes_are_pooled_with_what_lies_between_them() -> None:
     # Deviation 1.5811; 2.776 · 1.5811 / √5 = 1.963.
     assert (found.ci95.low, found.ci95.high) == (98, 102)
     assert found.spread == pytest.approx(0.015811, rel=1e-3)
-    for count in (1, 11):
-        with pytest.raises(ValueError, match="cannot be pooled"):
-            pool_medians([1.0] * count)
+    with pytest.raises(ValueError, match="cannot be pooled"):
+        pool_medians([1.0])
 
 
 def test_each_process_varies_little_and_they_differ_so_the_interval_is_wide() -> None:
