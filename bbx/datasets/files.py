@@ -28,12 +28,15 @@ def require_files(files: Sequence[tuple[str, Path]], what: str) -> None:
         raise BbxError(f"{what} that do not exist: {few(missing)}.")
 
 
-def require_few_broken(reasons: Sequence[str], *, among: int, cannot_be: str) -> None:
+def require_few_broken(
+    reasons: Sequence[str], *, among: int, cannot_be: str, hint: str = "Remove or replace them."
+) -> None:
     """Fail where more than `BROKEN_PERCENT` of `among` images are broken.
 
     Args:
         reasons: one for each broken image.
         cannot_be: what is wrong with them, as in "cannot be decoded".
+        hint: what to do about it.
 
     Raises:
         BbxError: they are too many.
@@ -43,7 +46,7 @@ def require_few_broken(reasons: Sequence[str], *, among: int, cannot_be: str) ->
     raise BbxError(
         f"{len(reasons)} images of {among} cannot be {cannot_be}, and at most {BROKEN_PERCENT} % may be: "
         f"{few([reason.rstrip('.') for reason in reasons])}.",
-        hint="Remove or replace them.",
+        hint=hint,
     )
 
 

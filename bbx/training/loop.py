@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from bbx import process
-from bbx.datasets.files import BROKEN_PERCENT, few
+from bbx.datasets.files import require_few_broken
 from bbx.errors import BbxError
 from bbx.training.board import Board
 from bbx.training.course import Course
@@ -165,12 +165,12 @@ class Loop:
             if name not in known:
                 known[name] = why
                 process.warn(f"Left out: {why}")
-        if len(known) * 100 > self._images * BROKEN_PERCENT:
-            raise BbxError(
-                f"{len(known)} of {self._images} images cannot be read, more than {BROKEN_PERCENT}%: "
-                f"{few(list(known))}.",
-                hint="Mend or remove them, and begin anew with --force.",
-            )
+        require_few_broken(
+            list(known.values()),
+            among=self._images,
+            cannot_be="read",
+            hint="Mend or remove them, and begin anew with --force.",
+        )
 
     def _derailed(self, what: str) -> BbxError:
         best = self._course.progress.best
