@@ -15,7 +15,8 @@ PROTOBUF_LIMIT = 2 * 1024**3 - 64 * 1024**2
 
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:
     """Write a graph; with weights over protobuf's limit, those go to `path`'s name plus `.data`."""
-    large = model.ByteSize() > PROTOBUF_LIMIT
+    # Tensor by tensor: protobuf cannot even say how large a message is that it cannot write.
+    large = sum(tensor.ByteSize() for tensor in model.graph.initializer) > PROTOBUF_LIMIT
     onnx.save(model, str(path), save_as_external_data=large, location=f"{path.name}.data" if large else None)
     if large:  # saving took the weights out of the graph
         onnx.load_external_data_for_model(model, str(path.parent))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -10,6 +12,7 @@ import pytest
 from bbx.calibration.sessions import session
 from bbx.errors import BbxError
 from bbx.exporter import onnx_io
+from bbx.exporter.onnx_io import save_onnx
 from tests.calibration.graphs import graph, normal
 
 X = np.linspace(-12, 12, 97, dtype=np.float32)
@@ -86,6 +89,21 @@ def test_a_graph_above_protobufs_limit_goes_through_a_file(monkeypatch: pytest.M
     with session(model, "a test") as opened:
         np.testing.assert_allclose(opened.run({"x": x})[0], x, rtol=1e-6)
     assert model.SerializeToString() == before
+
+
+def test_a_graph_that_protobuf_cannot_write_is_written(tmp_path: Path) -> None:
+    """Really above 2 GiB: protobuf does not even say how large such a message is."""
+    part = bytes(700 * 2**20)
+    model = graph("(float[N] x) => (float[N] y) { y = Neg(x) }")
+    for name in ("a", "b", "c"):
+        model.graph.initializer.add(name=name, data_type=1, dims=[len(part) // 4], raw_data=part)
+    path = tmp_path / "large.onnx"
+    save_onnx(model, path)
+    assert path.stat().st_size < 10_000
+    assert path.with_name("large.onnx.data").stat().st_size == 3 * len(part)
+    # The graph in memory is as it was.
+    assert [len(tensor.raw_data) for tensor in model.graph.initializer] == [len(part)] * 3
+    assert not any(tensor.HasField("data_location") for tensor in model.graph.initializer)
 
 
 def test_errors_say_what_the_graph_was_for() -> None:
