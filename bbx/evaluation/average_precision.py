@@ -77,6 +77,8 @@ def evaluated(looks: Sequence[Detection], labels: range, kind: Kind, *, sizes: b
         separate_eval=True,
         kpt_oks_sigmas=_sigmas(looks) if kind == "keypoints" else None,
     )
+    # By itself it takes, of keypoints, only the classes that are annotated.
+    evaluation.params.catIds = list(labels)
     if not sizes:
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [evaluation.params.areaRng[0]], ["all"]
         evaluation.params.maxDets = [MOST_DETECTIONS[kind]]

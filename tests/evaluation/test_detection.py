@@ -181,6 +181,32 @@ def test_outlines_and_keypoints_over_samples_and_by_class(whole: tuple[list[Boxe
         assert np.mean(known) == pytest.approx(scores[f"{prefix}mAP"])
 
 
+def test_classes_that_nobody_annotated_have_no_row(whole: tuple[list[Boxes], list[Detected]]) -> None:
+    """And the others keep their numbers, whatever they are judged by."""
+    wanted, found = (each[:2] for each in whole)
+    tally = DetectionTally(CLASSES)
+    tally.update(found, wanted)
+    rows = tally.per_class()
+    assert set(rows) == {int(label) for each in wanted for label in each.labels[~each.crowd]}
+    assert 0 < len(rows) < CLASSES - 1
+    samples = tally.resampled(np.ones((1, 2), np.int64))
+    theirs = {
+        **_oracle(wanted, found),
+        **_oracle(wanted, found, "segm", ("mask_mAP",)),
+        **_oracle(wanted, found, "keypoints", ("keypoint_mAP",)),
+    }
+    for name in ("mAP", "mask_mAP", "keypoint_mAP"):
+        assert samples[name][0] == pytest.approx(theirs[name], abs=1e-6), name
+    labelled = [
+        label
+        for each in wanted
+        if each.keypoints is not None
+        for label, points, crowd in zip(each.labels, each.keypoints, each.crowd, strict=True)
+        if (points[:, 2] > 0).any() and not crowd
+    ]
+    assert {label for label, row in rows.items() if "keypoint_AP" in row} == set(map(int, labelled))
+
+
 def test_what_the_data_or_the_network_does_not_have_is_not_judged(
     whole: tuple[list[Boxes], list[Detected]],
 ) -> None:
