@@ -94,6 +94,7 @@ def compare_detections(
     *,
     against: str,
     threshold: float = 0.0,
+    suppression: float | None = None,
 ) -> Parity:
     """Run the candidate on every case and judge its detections against the references'.
 
@@ -103,7 +104,7 @@ def compare_detections(
             has a row for each detection (masks, keypoints) is compared over the matched pairs.
         infer: the candidate.
         against: what the reference is, for the report.
-        threshold: as for `match`.
+        threshold, suppression: as for `match`.
 
     Returns:
         As `bbx.exporter.verify.compare`; each case also has the counts, as `detections`.
@@ -113,7 +114,14 @@ def compare_detections(
     too_far: list[str] = []
     for case, reference in zip(cases, references, strict=True):
         outputs = infer(case.feeds)
-        matching = match(reference, outputs, iou=tolerance.iou, score=tolerance.score, threshold=threshold)
+        matching = match(
+            reference,
+            outputs,
+            iou=tolerance.iou,
+            score=tolerance.score,
+            threshold=threshold,
+            suppression=suppression,
+        )
         distances = _distances(reference, outputs, matching)
         found.append(matching.distance)
         too_far += _too_far(case, distances, _beside(reference), tolerance)

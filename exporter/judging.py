@@ -46,6 +46,7 @@ def judge(
             tolerance if isinstance(tolerance, DetectionTolerance) else DETECTION_TOLERANCES[held_to],
             against=against,
             threshold=postprocess.score_threshold or 0.0,
+            suppression=postprocess.iou_threshold,
         )
         well_formed = not any(case["detections"]["malformed"] for case in parity.cases)
         if parity.verdict == "fail" and well_formed and random_weights and held_to != "fp32":

@@ -45,6 +45,30 @@ def counts(distance: DetectionDistance) -> tuple[int, int, int, int]:
 REFERENCE = outputs([CAT, DOG, HEN], [DOG])
 
 
+LESSER = ([10, 10, 60, 60], 0.6, 3)
+"""Overlaps CAT by 0.5."""
+
+
+@pytest.mark.parametrize(
+    ("lone", "expected"),
+    [
+        (LESSER, (1, 0, 0, 1)),
+        (([10, 10, 60.04, 60], 0.6, 3), (1, 0, 0, 1)),
+        (([10, 10, 61, 60], 0.6, 3), (1, 1, 0, 0)),  # overlaps by 0.51
+        (([10, 10, 60, 60], 0.6, 4), (1, 1, 0, 0)),  # is something else
+        (([10, 10, 60, 60], 0.95, 3), (1, 1, 0, 0)),  # is the better of the two
+    ],
+)
+def test_what_a_rounding_suppresses_is_borderline(lone: Any, expected: tuple[int, int, int, int]) -> None:
+    both = [CAT, lone] if lone[1] < CAT[1] else [lone, CAT]
+    matched, missing, _, borderline = expected
+    assert counts(match(outputs(both), outputs([CAT]), suppression=0.5).distance) == expected
+    found = match(outputs([CAT]), outputs(both), suppression=0.5)
+    assert counts(found.distance) == (matched, 0, missing, borderline)
+    # Where nobody says at which overlap boxes are suppressed, it is missing.
+    assert counts(match(outputs(both), outputs([CAT])).distance) == (1, 1, 0, 0)
+
+
 # --- pairing ----------------------------------------------------------------------------------------
 
 
