@@ -98,7 +98,7 @@ def page(rows: list[dict[str, Any]], missing: list[str]) -> str:
         "exported to ONNX with parity on photographs and noise, and compiled by TensorRT for RTX without a "
         "GPU. *Engine* columns give the verdict of the precision proof.",
         "",
-        *([f"Not measured yet, {len(missing)} models: {', '.join(missing)}.", ""] if missing else []),
+        *([f"Not measured yet: {', '.join(missing)}.", ""] if missing else []),
         f"- Export with parity `pass`: {share(rows, lambda r: r['export'] == 'pass')}; `inconclusive`: "
         f"{share(rows, lambda r: r['export'] == 'inconclusive')}",
         f"- Export with parity `pass`, counting models with a zeroed head under a new head of "
