@@ -177,7 +177,10 @@ def dense_table() -> str:
     if not file.exists():
         return "Not measured yet: `make coverage` writes the figures.\n"
     rows = json.loads(file.read_text())
-    return table(
+    known = [preset.name for task in ("detection", "segmentation") for preset in presets(task)]
+    missing = [name for name in known if name not in {row["model"] for row in rows}]
+    said = f"Not measured yet: {', '.join(f'`{name}`' for name in missing)}.\n\n" if missing else ""
+    return said + table(
         (
             "model",
             "pixels",

@@ -24,6 +24,10 @@ SAME_CORNER = 1e-3
 """Pixels. Boxes whose corners all lie this close are the same, however thin: at 1,333 pixels a few roundings
 in FP32 are as much, which is a large share of a box that the image's border has cut to a sliver."""
 
+SAME_SHARE = 1e-4
+"""As `SAME_CORNER`, as a share of the longer side, by which a box is decoded: what FP32 may lose in any
+output. A box that was cut to nothing at all overlaps not even itself."""
+
 
 SAME_OVERLAP = 1e-3
 """IoU. Two boxes whose overlap lies this close to the threshold of suppression are one detection or two by a
@@ -258,13 +262,20 @@ def pooled(distances: Sequence[DetectionDistance]) -> DetectionDistance:
 
 def _overlaps(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
     """IoU of every box of [N, 4] with every box of [M, 4]: [N, M]; 1 where all corners are the same."""
+    longest = np.maximum(_longer_sides(first)[:, None], _longer_sides(second)[None])
     ours, theirs = first[:, None], second[None]
     sides = np.minimum(ours[..., 2:], theirs[..., 2:]) - np.maximum(ours[..., :2], theirs[..., :2])
     common = sides.clip(min=0).prod(axis=-1)
     union = _areas(ours) + _areas(theirs) - common
     ratio = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
-    same = (np.abs(ours - theirs) <= SAME_CORNER).all(axis=-1)
+    allowed = np.maximum(SAME_CORNER, SAME_SHARE * longest)
+    same = (np.abs(ours - theirs) <= allowed[..., None]).all(axis=-1)
     return np.where(same, 1.0, ratio)
+
+
+def _longer_sides(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    longer: NDArray[np.float64] = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
+    return longer
 
 
 def _areas(boxes: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -138,6 +138,14 @@ def test_a_sliver_at_the_border_matches_itself_up_to_rounding() -> None:
     assert counts(match(outputs([sliver]), outputs([wide])).distance) == (0, 1, 1, 0)
 
 
+@pytest.mark.parametrize(("end", "matches"), [(209.985, True), (210.015, True), (210.03, False)])
+def test_what_the_border_cut_to_nothing_matches_to_a_share_of_its_length(end: float, matches: bool) -> None:
+    """As a RetinaNet gives it: of a box 200 pixels high, whose height is decoded, only a line is left."""
+    line, rounded = ([300, 10, 300, 210], 0.5, 1), ([300, 10, 300, end], 0.5, 1)
+    distance = match(outputs([line]), outputs([rounded])).distance
+    assert counts(distance) == ((1, 0, 0, 0) if matches else (0, 1, 1, 0))
+
+
 def test_nothing_found_on_either_side() -> None:
     matching = match(outputs([], []), outputs([], []))
     assert matching.distance == DetectionDistance(reference=0)
