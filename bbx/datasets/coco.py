@@ -232,8 +232,8 @@ def _objects(
                 box,
                 area=annotation.get("area"),
                 crowd=bool(annotation.get("iscrowd", 0)),
-                outline=annotation.get("segmentation")
-                or None,  # tools write an empty list where there is none
+                # Tools write an empty list where there is none.
+                outline=annotation.get("segmentation") or None,
                 keypoints=_points(path, annotation.get("keypoints"), identity),
             )
         )
