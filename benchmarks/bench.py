@@ -16,7 +16,7 @@ from bbx.benchmarks.crew import Crew, crew
 from bbx.benchmarks.environment import describe
 from bbx.benchmarks.journal import Document
 from bbx.benchmarks.measure import profile_named
-from bbx.benchmarks.plan import Plan, Row, Subject, choose_runtimes, plan, subject_named
+from bbx.benchmarks.plan import Haste, Plan, Row, Subject, choose_runtimes, plan, subject_named
 from bbx.benchmarks.shard import Shard
 from bbx.benchmarks.suite import OnRow, Setting, Suite, in_child, nobody
 from bbx.errors import Cancelled, UsageError
@@ -80,8 +80,8 @@ def bench(
     if shard is not None:
         chosen = Shard(*shard).of(chosen)
     quick = profile == "quick"
-    brief = _brief(everything=everything) if quick and not (runtimes or gpu) else ()
-    todo = _planned(list(chosen.values()), runtimes, wanted, gpu=gpu, quick=quick, brief=brief)
+    haste = Haste.of(quick=quick, everything=everything, gpu=gpu, named=bool(runtimes))
+    todo = _planned(list(chosen.values()), runtimes, wanted, gpu=gpu, haste=haste)
     setting = Setting(out, profile, resume, environment["fingerprint"], trust, budget_s, images)
     listener = _once_each(listener)
     batches = tuple(dict.fromkeys(row.batch for row in todo.rows))
@@ -133,22 +133,16 @@ def _subjects(names: Sequence[str], everything: bool, spec_options: dict[str, An
     return {name: subject_named(name, spec_options) for name in dict.fromkeys(asked)}
 
 
-def _brief(*, everything: bool) -> tuple[str, ...]:
-    """The runtimes that a quick run has no time for with detectors and segmenters."""
-    return ("eager", "torchscript") if everything else ("torchscript",)
-
-
 def _planned(
     subjects: Sequence[Subject],
     runtimes: Sequence[str] | None,
     wanted: Conditions,
     *,
     gpu: bool,
-    quick: bool,
-    brief: Sequence[str],
+    haste: Haste,
 ) -> Plan:
-    chosen, left_out = choose_runtimes(runtimes, availability(), gpu=gpu, quick=quick)
-    rows = plan(subjects, chosen, wanted, gpu=gpu, brief=brief)
+    chosen, left_out = choose_runtimes(runtimes, availability())
+    rows = plan(subjects, chosen, wanted, gpu=gpu, haste=haste)
     if not rows.rows:
         why = " ".join(each.reason for each in (*left_out, *rows.left_out))
         raise UsageError(f"No row can be measured. {why}", hint="`bbx doctor` lists the runtimes.")

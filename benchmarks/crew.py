@@ -33,7 +33,12 @@ _TORCH_ROW = (
     "bbx.runners.eager",
     "bbx.runners.torchscript",
 )
-_EXPORT = ("torchvision.models", "timm", "onnxscript.rewriter", "bbx.exporter.judging", "bbx.pipeline.export")
+_EXPORT = (
+    *("torchvision.models", "timm", "bbx.exporter.judging", "bbx.pipeline.export"),
+    # What torch imports when it first exports, under its own names for it: one that is gone is imported then.
+    *("torch.export._trace", "torch.onnx._internal.exporter._compat"),
+    *("onnxscript.rewriter", "onnxscript.function_libs.torch_lib.ops"),
+)
 _GRACE_S = 5.0
 
 Job = Callable[[], object]

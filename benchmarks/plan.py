@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,41 @@ RUNNABLE: dict[str, tuple[Precision, ...]] = {
 
 NATIVE: dict[str, tuple[Precision, ...]] = {"cpu": ("fp32",), "cuda": ("fp32", "fp16", "bf16")}
 """Precisions that a device computes in itself, measured when none is named."""
+
+
+class Haste(IntEnum):
+    """How little time there is for rows that nobody asked for by the name of their runtime."""
+
+    NONE = 0
+    QUICK = 1
+    QUICK_ALL = 2
+
+    @classmethod
+    def of(cls, *, quick: bool, everything: bool, gpu: bool, named: bool) -> Haste:
+        """The haste of a run: none with a GPU, in a longer profile, or when runtimes are named."""
+        if named or gpu or not quick:
+            return cls.NONE
+        return cls.QUICK_ALL if everything else cls.QUICK
+
+
+@dataclass(frozen=True, slots=True)
+class _Slow:
+    """Why a runtime takes long on a CPU, and the haste from which on there is no time for its rows.
+
+    Attributes:
+        classifiers, dense: that haste for each kind of model; None where there always is time.
+    """
+
+    reason: str
+    classifiers: Haste | None
+    dense: Haste | None
+
+
+_SLOW = {
+    "compile": _Slow("It compiles for about a minute a model.", Haste.QUICK, Haste.QUICK),
+    "torchscript": _Slow("Every model needs an export of its own for it.", Haste.QUICK_ALL, Haste.QUICK),
+    "eager": _Slow("On a CPU most of them take seconds for one inference.", None, Haste.QUICK_ALL),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +210,11 @@ def subject_named(name: str, spec_options: Mapping[str, Any]) -> Subject:
 
 
 def choose_runtimes(
-    asked: Sequence[str] | None, availability: Mapping[str, Availability], *, gpu: bool, quick: bool
+    asked: Sequence[str] | None, availability: Mapping[str, Availability]
 ) -> tuple[list[str], list[LeftOut]]:
     """The runtimes to measure on this machine.
 
-    With none asked for (None or empty): all that this machine can run, except the fake, `openvino`, `pt2`,
-    and, in a quick profile without a GPU, `compile`.
+    With none asked for (None or empty): all that this machine can run, except the fake, `openvino` and `pt2`.
 
     Raises:
         UsageError: one that was asked for does not exist.
@@ -203,8 +238,6 @@ def choose_runtimes(
             left_out.append(LeftOut(name, "It runs the same operations as eager.", "--runtime pt2"))
         elif name == "openvino":
             left_out.append(LeftOut(name, "It is here to be compared with.", "--runtime openvino"))
-        elif name == "compile" and quick and not gpu:
-            left_out.append(LeftOut(name, "It compiles for about a minute a model.", "--runtime compile"))
         else:
             chosen.append(name)
     return chosen, left_out
@@ -216,20 +249,20 @@ def plan(
     asked: Conditions,
     *,
     gpu: bool,
-    brief: Collection[str] = (),
+    haste: Haste = Haste.NONE,
 ) -> Plan:
     """All rows, those of one subject together, so that an artefact serves its rows one after another.
 
     Args:
         gpu: whether torch's runtimes run on a GPU here.
-        brief: runtimes to leave out for detectors and segmenters, whose rows on them take longest.
+        haste: rows that there is no time for are left out.
     """
     rows: list[Row] = []
     left_out: dict[str, LeftOut] = {}
     for subject in subjects:
         for runtime in runtimes:
-            if runtime in brief and _is_dense(subject):
-                left_out.setdefault(f"dense {runtime}", _too_long(runtime))
+            if reason := _no_time(subject, runtime, haste):
+                left_out.setdefault(reason.what, reason)
                 continue
             if reason := misfit(subject, runtime):
                 left_out.setdefault(f"{subject.name} {runtime}", reason)
@@ -260,12 +293,16 @@ def _is_dense(subject: Subject) -> bool:
     return subject.spec is not None and task_of(resolve(subject.spec.name)) != "classification"
 
 
-def _too_long(runtime: str) -> LeftOut:
-    return LeftOut(
-        f"detectors and segmenters on {runtime}",
-        "On a CPU most of them take seconds for one inference.",
-        f"--runtime {runtime}",
-    )
+def _no_time(subject: Subject, runtime: str, haste: Haste) -> LeftOut | None:
+    """That a subject's rows on a runtime are left out for want of time; None where they are measured."""
+    if subject.spec is None or (slow := _SLOW.get(runtime)) is None:
+        return None
+    since = slow.dense if _is_dense(subject) else slow.classifiers
+    if since is None or haste < since:
+        return None
+    whole = slow.classifiers is not None and haste >= slow.classifiers
+    what = runtime if whole else f"detectors and segmenters on {runtime}"
+    return LeftOut(what, slow.reason, f"--runtime {runtime}")
 
 
 def device_of(runtime: str, *, gpu: bool) -> str:

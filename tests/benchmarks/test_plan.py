@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bbx.benchmarks.conditions import Conditions
-from bbx.benchmarks.plan import Row, Subject, choose_runtimes, device_of, plan, subject_named
+from bbx.benchmarks.plan import Haste, Row, Subject, choose_runtimes, device_of, plan, subject_named
 from bbx.errors import ArtifactError, ModelError, UnavailableError, UsageError
 from bbx.models.spec import ModelSpec
 from bbx.runners.registry import RUNTIMES, Availability
@@ -23,15 +23,15 @@ def keys(*subjects: Subject, runtimes: list[str], gpu: bool = False, **asked: An
 
 
 def test_a_machine_without_a_gpu_measures_fp32_on_what_it_has() -> None:
-    chosen, left_out = choose_runtimes(None, CPU_ONLY, gpu=False, quick=True)
-    assert chosen == ["eager", "torchscript", "ort-cpu"]
+    chosen, left_out = choose_runtimes(None, CPU_ONLY)
+    assert chosen == ["eager", "compile", "torchscript", "ort-cpu"]
     assert keys(RESNET, runtimes=chosen) == [
         "resnet18/eager/fp32/b1/single",
+        "resnet18/compile/fp32/b1/single",
         "resnet18/torchscript/fp32/b1/single",
         "resnet18/ort-cpu/fp32/b1/single",
     ]
     assert {each.what: each.include for each in left_out} == {
-        "compile": "--runtime compile",
         "openvino": "--runtime openvino",
         "pt2": "--runtime pt2",
         "ort-cuda": "Buy one.",
@@ -41,8 +41,6 @@ def test_a_machine_without_a_gpu_measures_fp32_on_what_it_has() -> None:
 
 
 def test_a_gpu_measures_all_that_it_computes_natively() -> None:
-    chosen, _ = choose_runtimes(None, ALL, gpu=True, quick=True)
-    assert "compile" in chosen
     assert keys(RESNET, runtimes=["rtx", "ort-cpu"], gpu=True) == [
         "resnet18/rtx/fp32/b1/single",
         "resnet18/rtx/fp16/b1/single",
@@ -51,20 +49,24 @@ def test_a_gpu_measures_all_that_it_computes_natively() -> None:
     ]
 
 
-def test_a_longer_profile_compiles_on_a_cpu_too() -> None:
-    assert "compile" in choose_runtimes(None, CPU_ONLY, gpu=False, quick=False)[0]
+def test_only_a_quick_run_without_a_gpu_that_names_no_runtime_is_in_haste() -> None:
+    hasty = {"quick": True, "everything": False, "gpu": False, "named": False}
+    assert Haste.of(**hasty) == Haste.QUICK
+    assert Haste.of(**hasty | {"everything": True}) == Haste.QUICK_ALL
+    for calm in ({"quick": False}, {"gpu": True}, {"named": True}):
+        assert Haste.of(**hasty | {"everything": True} | calm) == Haste.NONE
 
 
 def test_runtimes_that_are_named_are_measured_whatever_the_defaults() -> None:
     asked = ["pt2", "compile", "fake", "pt2"]
-    assert choose_runtimes(asked, CPU_ONLY, gpu=False, quick=True) == (["pt2", "compile", "fake"], [])
+    assert choose_runtimes(asked, CPU_ONLY) == (["pt2", "compile", "fake"], [])
 
 
 def test_a_named_runtime_that_is_missing_is_an_error_with_its_remedy() -> None:
     with pytest.raises(UnavailableError, match=r"rtx: There is no GPU\. Buy one\."):
-        choose_runtimes(["rtx"], CPU_ONLY, gpu=False, quick=True)
+        choose_runtimes(["rtx"], CPU_ONLY)
     with pytest.raises(UsageError, match=r"'ort-cp'.*ort-cpu"):
-        choose_runtimes(["ort-cp"], CPU_ONLY, gpu=False, quick=True)
+        choose_runtimes(["ort-cp"], CPU_ONLY)
 
 
 def test_rows_of_one_subject_and_runtime_stand_together() -> None:
@@ -75,19 +77,39 @@ def test_rows_of_one_subject_and_runtime_stand_together() -> None:
     assert len(set(found)) == 16
 
 
-def test_what_takes_longest_is_left_out_of_a_brief_plan_by_name() -> None:
+@pytest.mark.parametrize(
+    ("haste", "classifiers", "dense", "left_out"),
+    [
+        (Haste.NONE, ["eager", "compile", "torchscript"], ["eager", "compile", "torchscript"], {}),
+        (
+            Haste.QUICK,
+            ["eager", "torchscript"],
+            ["eager"],
+            {"compile": "compile", "detectors and segmenters on torchscript": "torchscript"},
+        ),
+        (
+            Haste.QUICK_ALL,
+            ["eager"],
+            [],
+            {
+                "compile": "compile",
+                "torchscript": "torchscript",
+                "detectors and segmenters on eager": "eager",
+            },
+        ),
+    ],
+)
+def test_a_run_in_haste_leaves_out_what_takes_longest(
+    haste: Haste, classifiers: list[str], dense: list[str], left_out: dict[str, str]
+) -> None:
     detector = Subject("ssd300_vgg16", spec=ModelSpec("ssd300_vgg16"))
-    runtimes = ["eager", "torchscript", "ort-cpu"]
-    found = plan([RESNET, detector], runtimes, Conditions(), gpu=False, brief=("eager", "torchscript"))
+    runtimes = ["eager", "compile", "torchscript", "ort-cpu"]
+    found = plan([RESNET, detector], runtimes, Conditions(), gpu=False, haste=haste)
     assert [(row.subject, row.runtime) for row in found.rows] == [
-        *(("resnet18", runtime) for runtime in runtimes),
-        ("ssd300_vgg16", "ort-cpu"),
+        *(("resnet18", runtime) for runtime in (*classifiers, "ort-cpu")),
+        *(("ssd300_vgg16", runtime) for runtime in (*dense, "ort-cpu")),
     ]
-    assert [(each.what, each.include) for each in found.left_out] == [
-        (f"detectors and segmenters on {runtime}", f"--runtime {runtime}")
-        for runtime in ("eager", "torchscript")
-    ]
-    assert len(plan([RESNET, detector], runtimes, Conditions(), gpu=False).rows) == 6
+    assert {each.what: each.include.removeprefix("--runtime ") for each in found.left_out} == left_out
 
 
 def test_a_precision_that_a_runtime_lacks_is_left_out_with_a_reason() -> None:
