@@ -23,7 +23,6 @@ from torchvision.models.detection.rpn import RPNHead
 from bbx.errors import BuildError, ModelError
 from bbx.exporter.engine_options import EngineOptions
 from bbx.exporter.to_engine import engine_from_onnx
-from bbx.models.detection.keypoints import COARSE, locate
 from bbx.models.detection.options import DetectionOptions
 from bbx.models.detection.rcnn import FasterRCNN, KeypointRCNN, MaskRCNN
 
@@ -305,22 +304,3 @@ def test_a_static_graph_builds_as_an_engine_without_plugins_and_data_dependent_s
     shapes = {spec.name: spec.shape for spec in build.network.outputs}
     assert tuple(shapes) == FORMS[family][1].outputs
     assert shapes["boxes"] == (None, HOW.detections, 4)
-
-
-@pytest.mark.parametrize(("size", "smooth"), [((100, COARSE), 0.999), ((400, 700), 0.98)])
-def test_keypoints_are_the_pixels_that_torchvision_finds(size: tuple[int, int], smooth: float) -> None:
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.randn(30, 4, 8, 8, generator=generator)
-    heat = nn.functional.interpolate(coarse, size=(56, 56), mode="bicubic")
-    bounds = torch.tensor([size[1], size[0]])
-    corners = torch.rand(30, 2, 2, generator=generator).sort(dim=1).values * bounds
-    boxes = corners.flatten(1)
-    boxes[0] = torch.tensor([5.0, 5, 5.4, 90])  # less than a pixel wide
-    boxes[1] = torch.tensor([0.0, 0, size[1], size[0]])
-    boxes[2] = 0  # padding
-    points, scores = locate(heat, boxes, size)
-    wanted, wanted_scores = heatmaps_to_keypoints(heat, boxes)
-    same = (points - wanted[..., :2]).abs().amax(dim=2) < 0.01
-    assert same.float().mean() >= smooth
-    torch.testing.assert_close(scores[same], wanted_scores[same], rtol=0, atol=1e-4)
-    assert (scores >= wanted_scores - 0.1).all()
