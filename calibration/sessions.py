@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from bbx.errors import BbxError, UnavailableError
-from bbx.exporter.onnx_io import save_onnx
+from bbx.exporter.onnx_io import save_onnx, spill_onnx
+from bbx.memory import give_back
 from bbx.runners.gpu import gpus
 from bbx.runners.ort import DROPS_RELU
 
@@ -29,10 +30,15 @@ class Session:
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, purpose: str) -> None:
-        self._session = session
+        self._session: onnxruntime.InferenceSession | None = session
         self._purpose = purpose
         self.inputs = tuple(each.name for each in session.get_inputs())
         self.outputs = tuple(each.name for each in session.get_outputs())
+
+    def close(self) -> None:
+        """End the session; nothing can be run after it."""
+        self._session = None
+        give_back()
 
     def run(
         self, feeds: Mapping[str, NDArray[Any]], wanted: Sequence[str] | None = None
@@ -42,6 +48,7 @@ class Session:
         Raises:
             BbxError: ONNX Runtime cannot run the graph on these feeds.
         """
+        assert self._session is not None, "the session is closed"
         try:
             found: list[NDArray[Any]] = self._session.run(
                 None if wanted is None else list(wanted), dict(feeds)
@@ -52,13 +59,16 @@ class Session:
 
 
 @contextmanager
-def session(model: ModelProto, purpose: str, *, exact: bool = False) -> Iterator[Session]:
+def session(
+    model: ModelProto, purpose: str, *, exact: bool = False, spent: bool = False
+) -> Iterator[Session]:
     """Open a graph; on CUDA where ONNX Runtime has it, else on the CPU.
 
     Args:
         purpose: what for, as in "cannot run the graph for …".
         exact: compute Q/DQ nodes as written, in floating point, as TensorRT's numbers are; otherwise ONNX
             Runtime may fuse them into integer kernels that also round the outputs of layers.
+        spent: nobody needs the graph afterwards, so its weights may be taken out of it.
 
     Raises:
         BbxError: ONNX Runtime cannot load the graph.
@@ -72,7 +82,8 @@ def session(model: ModelProto, purpose: str, *, exact: bool = False) -> Iterator
         providers.insert(0, "CUDAExecutionProvider")
     with tempfile.TemporaryDirectory(prefix="bbx-graph-") as folder:
         path = Path(folder) / "model.onnx"
-        save_onnx(model, path)
+        write = spill_onnx if spent else save_onnx
+        write(model, path)
         del model  # whoever made the graph for this session alone needs it no longer
         try:
             # From a file: of a graph that is given as bytes ONNX Runtime keeps those too.
@@ -81,7 +92,12 @@ def session(model: ModelProto, purpose: str, *, exact: bool = False) -> Iterator
             )
         except Exception as error:  # ONNX Runtime's errors share no base class
             raise BbxError(f"ONNX Runtime cannot load the graph for {purpose}: {error}") from error
-        yield Session(opened, purpose)
+        made = Session(opened, purpose)
+        del opened
+        try:
+            yield made
+        finally:
+            made.close()
 
 
 def _has_gpu() -> bool:

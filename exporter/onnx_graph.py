@@ -7,8 +7,9 @@ answer questions about it. None of them moves weights through protobuf's 2 GiB s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -71,10 +72,11 @@ def prepared(model: ModelProto, *, opset: int) -> ModelProto:
     """
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
-    result = ModelProto()
-    result.CopyFrom(model)
-    if opset_of(result) < opset:
-        result = _raised(result, opset)
+    if opset_of(model) < opset:
+        result = _raised(model, opset)
+    else:
+        result = ModelProto()
+        result.CopyFrom(model)
     _lift_constants(result.graph)
     _drop_initialised_inputs(result.graph)
     _single_from_double(result.graph)
@@ -83,7 +85,7 @@ def prepared(model: ModelProto, *, opset: int) -> ModelProto:
 
 
 def _raised(model: ModelProto, opset: int) -> ModelProto:
-    """Convert with the weights taken out, then put them back by name."""
+    """A converted copy: converted with the weights taken out, which are then put back by name."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     given = {value.name for value in model.graph.input}
     bare = weightless(model)
@@ -207,6 +209,25 @@ def _to_single(tensor: TensorProto) -> None:
         with np.errstate(over="ignore"):
             array = numpy_helper.to_array(tensor).astype(np.float32)
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+
+
+def emptied(model: ModelProto) -> ModelProto:
+    """A copy without nodes, weights and value infos: all else that a model says of itself."""
+    result = ModelProto()
+    _copy_fields(model, result, {"graph"})
+    _copy_fields(model.graph, result.graph, {"node", "initializer", "value_info"})
+    return result
+
+
+def _copy_fields(source: Any, copy: Any, left_out: Set[str]) -> None:
+    """Copy what a message has of its fields to another of its type."""
+    for field, value in source.ListFields():
+        if field.name in left_out:
+            continue
+        if isinstance(value, int | str):
+            setattr(copy, field.name, value)
+        else:  # a message or several
+            getattr(copy, field.name).MergeFrom(value)
 
 
 def weightless(model: ModelProto) -> ModelProto:

@@ -24,6 +24,14 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> None:
             tensor.ClearField("data_location")  # which is written out where it was not before
 
 
+def spill_onnx(model: onnx.ModelProto, path: Path) -> None:
+    """Write a graph that nobody needs afterwards, without a second copy of its weights in memory.
+
+    They go out of it, one by one, to `path`'s name plus `.data`.
+    """
+    onnx.save(model, str(path), save_as_external_data=True, location=f"{path.name}.data")
+
+
 def graph_specs(
     model: onnx.ModelProto, subject: str = "The graph"
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -7,11 +7,11 @@ of the other type stands; so two casts never follow each other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from bbx.exporter import onnx_graph
 from bbx.exporter.onnx_graph import FLOAT, all_names, unique_name
@@ -64,6 +64,7 @@ def typed_from_onnx(
     """
     half = HALF_TYPES[precision]
     source = onnx_graph.prepared(model, opset=_least_opset(model, half))
+    del model  # whose weights are as large as those of `source`, and the caller may have given it away
     facts = graph_facts(source, half)
     reasons = keep_reasons(facts, ranges, half_io=half_io)
     typed = _Rewriter(source, facts, reasons, half_io=half_io).rewrite()
@@ -88,7 +89,7 @@ class _Rewriter:
     _name: dict[tuple[str, int], str] = field(default_factory=dict)
     _native: dict[str, int] = field(default_factory=dict)
     _alias: dict[str, str] = field(default_factory=dict)
-    _weights: list[TensorProto] = field(default_factory=list)
+    _stored: dict[str, tuple[str, int]] = field(default_factory=dict)
     _taken: set[str] = field(default_factory=set)
     _converted: int = 0
 
@@ -122,7 +123,7 @@ class _Rewriter:
             pinned |= {name for name, elem in zip(node.input, types, strict=True) if elem == FLOAT}
         for name, tensor in self.facts.initialisers.items():
             if tensor.data_type != FLOAT or name in pinned:
-                self._weights.append(tensor)
+                self._stored[name] = name, tensor.data_type
                 self._name[name, tensor.data_type] = name
 
     def _input_types(self, index: int, node: NodeProto) -> list[int | None]:
@@ -205,22 +206,32 @@ class _Rewriter:
         if known is not None:
             return known
         if name in self.facts.initialisers:
-            self._name[name, elem] = self._stored(name)
+            self._name[name, elem] = self._store_half(name)
         else:
             native = self._name[name, self._native[name]]
             self._name[name, elem] = unique_name(f"{name}_{self._suffix(elem)}", self._taken)
             self._cast(native, self._name[name, elem], elem)
         return self._name[name, elem]
 
-    def _stored(self, name: str) -> str:
-        """Add an initialiser in the smaller type; it has its old name unless that is kept in FP32."""
+    def _store_half(self, name: str) -> str:
+        """Have an initialiser in the smaller type; it has its old name unless that is kept in FP32."""
         half = self.facts.half
         stored = name
         if (name, FLOAT) in self._name:
             stored = unique_name(f"{name}_{half.name}", self._taken)
-        values = numpy_helper.to_array(self.facts.initialisers[name]).astype(half.dtype)
-        self._weights.append(numpy_helper.from_array(values, stored))
+        self._stored[stored] = name, half.elem_type
         return stored
+
+    def _write_weights(self, used: Set[str], graph: GraphProto) -> None:
+        """Write the initialisers that are used, one by one, so that few of them are there twice."""
+        for stored, (name, elem) in self._stored.items():
+            if stored not in used:
+                continue
+            tensor = self.facts.initialisers[name]
+            if tensor.data_type != elem:
+                values = numpy_helper.to_array(tensor).astype(self.facts.half.dtype)
+                tensor = numpy_helper.from_array(values, stored)
+            graph.initializer.add().CopyFrom(tensor)
 
     def _written(self, name: str, elem: int) -> str:
         """The name under which a node writes a tensor; casts it to the border's type where that differs."""
@@ -244,15 +255,13 @@ class _Rewriter:
         self._nodes.append(helper.make_node("Cast", [source], [result], name=name, to=elem))
 
     def _model(self) -> ModelProto:
-        model = ModelProto()
-        model.CopyFrom(self.source)
+        model = onnx_graph.emptied(self.source)
         graph = model.graph
-        del graph.node[:], graph.initializer[:], graph.value_info[:]
         used = (
             {name for node in self._nodes for name in node.input} | self.facts.captured | self.facts.outputs
         )
         graph.node.extend(self._nodes)
-        graph.initializer.extend(tensor for tensor in self._weights if tensor.name in used)
+        self._write_weights(used, graph)
         for value in (*graph.input, *graph.output):
             if self.facts.is_float(value.name):
                 value.type.tensor_type.elem_type = self._io_type(value.name)

@@ -15,6 +15,7 @@ from bbx.errors import ArtifactError
 from bbx.exporter import verify
 from bbx.exporter.onnx_io import check_onnx, graph_specs, save_onnx
 from bbx.exporter.to_typed import TypedGraph, typed_from_onnx
+from bbx.memory import give_back
 from bbx.pipeline.cases import fixed_batch, parity_cases
 from bbx.pipeline.documents import Proven, Stopwatch, settle
 from bbx.pipeline.steps import TypedStep
@@ -47,6 +48,7 @@ def typed_task(request: dict[str, Any]) -> dict[str, Any]:
         stopwatch.lap("build")
         process.progress("retype", detail=step.precision)
         typed = typed_from_onnx(onnx.load(str(step.source)), step.precision, ranges, half_io=step.half_io)
+        give_back()
         staged = staging / path.name
         save_onnx(typed.model, staged)
         check_onnx(staged)

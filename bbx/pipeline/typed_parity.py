@@ -18,7 +18,7 @@ from bbx.exporter.control import stirred
 from bbx.exporter.emulate import emulated_from_typed
 from bbx.exporter.heads import unsorted_heads
 from bbx.exporter.judging import judge
-from bbx.exporter.onnx_io import save_onnx
+from bbx.exporter.onnx_io import spill_onnx
 from bbx.exporter.parts import giving
 from bbx.exporter.to_typed import TypedGraph
 from bbx.pipeline.steps import TypedStep
@@ -73,13 +73,12 @@ class Judged:
         if self.step.precision == "fp16":
             with OrtRunner(self.staged):
                 process.progress("verify", detail="ONNX Runtime takes the FP16 graph")
-        emulation = emulated_from_typed(self.typed.model)
         with tempfile.TemporaryDirectory(dir=self.staged.parent, prefix="emulation-") as folder:
             path = Path(folder) / self.staged.name
-            save_onnx(emulation, path)
+            spill_onnx(emulated_from_typed(self.typed.model), path)
             parity = self._of(path)
-        if task_of(self.parent) == "detection" and parity.verdict != "pass" and _well_formed(parity):
-            return self._by_heads(emulation, parity)
+            if task_of(self.parent) == "detection" and parity.verdict != "pass" and _well_formed(parity):
+                return self._by_heads(path, parity)
         return parity
 
     def _of(self, path: Path) -> verify.Parity:
@@ -104,8 +103,11 @@ class Judged:
             return parity
         return excused(parity, random_weights=untrained, noise=by_noise(quantised))
 
-    def _by_heads(self, emulation: onnx.ModelProto, detections: verify.Parity) -> verify.Parity:
+    def _by_heads(self, emulation: Path, detections: verify.Parity) -> verify.Parity:
         """What can be judged where detections cannot: a detector's heads, on the same images.
+
+        Args:
+            emulation: the typed graph's.
 
         Returns:
             The verdict on the heads, where the detections prove nothing: the reference found none worth
@@ -130,13 +132,13 @@ class Judged:
         return replace(found, cases=(*detections.cases, *found.cases, *control.cases))
 
     def _heads(
-        self, source: onnx.ModelProto, emulation: onnx.ModelProto, heads: tuple[str, ...], against: str
+        self, source: onnx.ModelProto, emulation: Path, heads: tuple[str, ...], against: str
     ) -> verify.Parity:
         singles = [case for case in self.cases if case.batch == self.cases[0].batch]
         with tempfile.TemporaryDirectory(prefix="bbx-heads-") as folder:
             want, got = (
                 _answers(giving(model, heads), Path(folder) / f"{name}.onnx", singles)
-                for name, model in (("source", source), ("typed", emulation))
+                for name, model in (("source", source), ("typed", onnx.load(str(emulation))))
             )
         turn = iter(got)
         tolerance = verify.TOLERANCES[self.step.precision]
@@ -149,7 +151,7 @@ class Judged:
         process.progress("verify", detail="how many boxes as much noise changes")
         with tempfile.TemporaryDirectory(prefix="bbx-control-") as folder:
             path = Path(folder) / "control.onnx"
-            save_onnx(stirred(source, amounts, seed=seed), path)
+            spill_onnx(stirred(source, amounts, seed=seed), path)
             parity = self._of(path)
         cases = tuple(case | {"input": f"{case['input']}, noise in the heads"} for case in parity.cases)
         return replace(parity, cases=cases)
@@ -166,7 +168,7 @@ def _well_formed(parity: verify.Parity) -> bool:
 
 def _answers(model: onnx.ModelProto, path: Path, cases: Sequence[verify.Case]) -> list[dict[str, Any]]:
     """A graph's outputs on every case, in float32."""
-    save_onnx(model, path)
+    spill_onnx(model, path)
     with OrtRunner(path, exact=True) as runner:
         dtypes = {spec.name: spec.dtype for spec in runner.inputs}
         return [

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from bbx import artifact, lazy
 from bbx.errors import ArtifactError, BbxError, ExhaustedError, UnavailableError, UsageError
+from bbx.memory import give_back
 from bbx.runners import device as cuda
 from bbx.runners.base import Arrays, Bound, Feeds, Runner, Staged, sample_host_clock
 from bbx.runners.staging import Passage, pinned, staged, through
@@ -119,6 +120,7 @@ class OrtRunner(Runner):
 
     def _close(self) -> None:
         self._session = None
+        give_back()
         self._owned.close()
         if self._stream is not None:
             self._stream.free()

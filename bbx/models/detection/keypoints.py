@@ -5,13 +5,13 @@ bicubic kernel, and takes the highest pixel: a shape for every box. Here the sam
 are looked at in two ways of fixed shape:
 
 - `SPREAD` evenly spread ones along either axis: all of them, in a box that is no larger;
-- all those of the `CELLS` cells that could hold the highest one. Between four values of a heat map the surface
-  is a bicubic patch, and no point of it is above the highest of its 16 Bézier control points (Farin, "Curves and
-  Surfaces for CAGD", the convex hull property), so cells are ranked by these. Along an axis with fewer pixels
-  than cells, the only pixel of a cell takes the place of control points.
+- all those of the `CELLS` cells that could hold the highest one. Between four values of a heat map the
+  surface is a bicubic patch, and no point of it is above the highest of its 16 Bézier control points (Farin,
+  "Curves and Surfaces for CAGD", the convex hull property), so cells are ranked by these. Along an axis with
+  fewer pixels than cells, the only pixel of a cell takes the place of control points.
 
-The heat maps of a Keypoint R-CNN are enlarged twofold by its head, so the surface is smooth: of ones that hold
-nothing but noise, at most 5 cells came before the one with the peak.
+The head of a Keypoint R-CNN enlarges its heat maps twofold, so the surface is smooth: of maps that hold
+nothing but noise, at most 4 cells came before the one with the peak.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _in_best_cells(
     taps = torch.arange(4, device=heat.device)
     width = cells + 2 * _BORDER
     index = (row[..., None, None] + taps[:, None]) * width + column[..., None, None] + taps
-    values = heat.flatten(2).gather(2, index.flatten(2)).unflatten(2, (CELLS, 4, 4))
+    values = heat.flatten(2).gather(2, index.flatten(2)).reshape(*best.shape, 4, 4)
     x, across, inside_x = _pixels_of(column, pixels[:, 0], cells, largest[1])
     y, down, inside_y = _pixels_of(row, pixels[:, 1], cells, largest[0])
     surface = down @ values @ across.transpose(3, 4)
@@ -137,7 +137,7 @@ def _pixels_of(cell: Tensor, pixels: Tensor, cells: int, largest: int) -> tuple[
         largest: pixels of the largest box.
 
     Returns:
-        float32 [N, K, C, M]: the pixels. float32 [N, K, C, M, 4]: the weights of the four values around the cell.
+        float32 [N, K, C, M]: the pixels. float32 [N, K, C, M, 4]: the weights of the four values around them.
         bool [N, K, C, M]: whether it is one of the box, in this cell.
     """
     of_box = pixels[:, None, None, None]

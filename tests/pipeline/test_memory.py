@@ -1,0 +1,63 @@
+"""What making a graph in 16 bits takes in memory, by the weights of its network."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+LAYERS, WIDTH = 16, 2048
+WEIGHT_BYTES = LAYERS * WIDTH * WIDTH * 4
+
+_TYPED = """
+import json, resource, sys
+from pathlib import Path
+from bbx.pipeline.steps import TypedStep
+from bbx.pipeline.typed import typed_task
+from bbx.runners.ort import OrtRunner
+
+def anonymous():
+    [line] = [line for line in open("/proc/self/status") if line.startswith("RssAnon:")]
+    return int(line.split()[1]) * 1024
+
+source, out = map(Path, sys.argv[1:])
+start = anonymous()
+with OrtRunner(source) as runner:
+    opened = anonymous() - start
+closed = anonymous() - start
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - opened
+document = typed_task({"step": TypedStep("", source, "fp16").to_request(), "path": str(out)})
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+print(json.dumps({"opened": opened, "closed": closed, "peak": peak, "parity": document["parity"]["verdict"]}))
+"""
+
+
+def _graph(path: Path) -> None:
+    """A chain of products with as many weights as said above."""
+    values = np.random.default_rng(0).normal(0, WIDTH**-0.5, (WIDTH, WIDTH)).astype(np.float32)
+    weights = [numpy_helper.from_array(np.roll(values, layer), f"w{layer}") for layer in range(LAYERS)]
+    nodes = [
+        helper.make_node("MatMul", [f"x{layer}", f"w{layer}"], [f"x{layer + 1}"]) for layer in range(LAYERS)
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", WIDTH])
+        for name in ("x0", f"x{LAYERS}")
+    ]
+    graph = helper.make_graph(nodes, "chain", ends[:1], ends[1:], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+
+
+def test_a_typed_graph_is_made_in_three_and_a_half_times_the_memory_of_its_weights(tmp_path: Path) -> None:
+    _graph(tmp_path / "net.onnx")
+    command = [sys.executable, "-c", _TYPED, str(tmp_path / "net.onnx"), str(tmp_path / "net.fp16.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["parity"] == "pass"
+    assert found["opened"] > 0.9 * WEIGHT_BYTES
+    assert found["closed"] < 0.2 * WEIGHT_BYTES, "a closed session's memory stays with the process"
+    assert found["peak"] < 3.5 * WEIGHT_BYTES
