@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,19 +78,6 @@ def parsed(line: str) -> None:
         root.commands[words[0]].make_context(words[0], words[1:])
     except typer.Exit:
         assert "--help" in words
-
-
-def test_generated_parts_are_up_to_date() -> None:
-    pages = [str(page.relative_to(ROOT)) for page in PAGES]
-    done = subprocess.run(
-        [sys.executable, "-m", "cogapp", "--check", "--diff", "-I", "docs", *pages],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, f"Type: make format\n{done.stdout}{done.stderr}"
 
 
 def test_generated_help_depends_on_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

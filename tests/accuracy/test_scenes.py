@@ -189,11 +189,11 @@ def test_blank_images_give_well_formed_outputs(learnt: Learnt, form: str) -> Non
         assert (outputs["labels"][row, :count] > 0).all()
 
 
+@pytest.mark.parametrize("learnt", ["fasterrcnn"], indirect=True)
 def test_a_broken_graph_is_not_excused_by_detections_that_noise_changes(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    learnt: Learnt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The classes of the second stage change places, of which the heads of the first know nothing."""
-    learnt = _learnt("fasterrcnn", tmp_path_factory.mktemp("broken"))
     made = bbx.export(PRESETS["fasterrcnn"], **learnt.options, lowering="onnx", out=learnt.folder)
 
     def broken(*arguments: Any, **options: Any) -> TypedGraph:
@@ -212,15 +212,15 @@ def test_a_broken_graph_is_not_excused_by_detections_that_noise_changes(
         typed.typed_task({"step": step.to_request(), "path": str(learnt.folder / "broken.onnx")})
 
 
-def test_a_detector_in_eight_bits_keeps_its_map(tmp_path: Path) -> None:
+@pytest.mark.parametrize("learnt", ["ssdlite"], indirect=True)
+def test_a_detector_in_eight_bits_keeps_its_map(learnt: Learnt, tmp_path: Path) -> None:
     """Calibrated on scenes that it was trained on, judged on others."""
-    learnt = _learnt("ssdlite", tmp_path)
     folder = tmp_path / "calibration"
     folder.mkdir()
     for number, scene in enumerate(scenes(24, 1000, "train", RECIPES["ssdlite"].size)):
         Image.fromarray(scene.image).save(folder / f"{number:03d}.png")
     options = {**learnt.options, "lowering": "onnx"}
-    made = bbx.quantize(PRESETS["ssdlite"], **options, calib=folder, out=tmp_path)
+    made = bbx.quantize(PRESETS["ssdlite"], **options, calib=folder, out=learnt.folder)
     assert made["parity"]["verdict"] == "pass"
     assert len(made["quantized_nodes"]) > len(made["kept_nodes"])
     with OrtRunner(Path(made["artifact"]), exact=True) as runner:
