@@ -49,7 +49,6 @@ gpu:  ## on a machine with an NVIDIA GPU: its tests, then its measurements (see 
 
 bench-self: $(READY)  ## what bbx itself costs: start-up, export, reuse, harness
 	$(BIN)/python -m tests.performance.bench_self
-	$(BIN)/python -m tests.performance.report_page
 
 coverage: $(READY)  ## every torchvision classifier, detector and segmenter: export, parity, engines (two hours)
 	$(BIN)/python -m tests.performance.torchvision_coverage

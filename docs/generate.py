@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +205,98 @@ def dense_table() -> str:
             for row in rows
         ),
     )
+
+
+def self_table() -> str:
+    """What bbx itself costs, against what it promises: written by `make bench-self`."""
+    file = RESULTS / "bench_self.json"
+    if not file.exists():
+        return "Not measured yet: `make bench-self` writes the figures.\n"
+    done = json.loads(file.read_text())
+    rows = [
+        (what, promised, value, part["measured"][:10], f"{part['load_before']:.1f}")
+        for name, part in done.items()
+        for what, promised, value in _SELF[name](part["found"])
+    ]
+    return table(("what", "promised", "measured", "on", "load before"), rows)
+
+
+Figures = list[tuple[str, str, str]]
+
+
+def _start_up(found: dict[str, float]) -> Figures:
+    return [(f"`{name}`, a whole process", "0.35 s", f"{seconds:.2f} s") for name, seconds in found.items()]
+
+
+def _export(found: dict[str, Any]) -> Figures:
+    return [
+        (
+            "`bbx export resnet50`, wall time by a bare script's",
+            "1.25",
+            f"{found['wall_ratio']['median']:.2f}",
+        ),
+        ("its peak memory by that script's", "1.3", f"{found['peak_memory_ratio']['median']:.2f}"),
+        ("the same export again", "2 s", f"{found['second_export_s']['median']:.2f} s"),
+    ]
+
+
+def _harness(found: dict[str, Any]) -> Figures:
+    off = [
+        (
+            f"median of {each['model']} ({each['latency_ms']:.3g} ms), off a tight loop's",
+            "0.5%" if each["latency_ms"] < 10 else "0.1%",
+            f"{abs(each['median_ratio'] - 1):.2%}",
+        )
+        for each in found["models"]
+    ]
+    return [*off, ("the harness's own cost of a run", "1 µs", f"{found['overhead_ns'] / 1e3:.2f} µs")]
+
+
+def _forked(found: dict[str, Any]) -> Figures:
+    return [
+        (
+            f"a row on {runtime} in a forked child by one in a fresh interpreter",
+            "",
+            f"{each['median_ratio']:.3f}",
+        )
+        for runtime, each in found.items()
+    ]
+
+
+def _compare(found: list[dict[str, Any]]) -> Figures:
+    rows: Figures = []
+    for each in found:
+        length = f"{each['milliseconds']:g} ms"
+        alike, longer = sum(each["equal"].values()), sum(each["slower_by_5_percent"].values())
+        if alike >= 20:  # fewer are there for their duration
+            rows += [
+                (
+                    f"false alarms in {alike} comparisons of equal work of {length}",
+                    "0.5%",
+                    f"{each['false_alarm_rate']:.1%}",
+                ),
+                (f"+5 % found in {longer} comparisons of {length}", "95%", f"{each['found_rate']:.0%}"),
+            ]
+        rows.append((f"a comparison of {length}", "10 s", f"{each['seconds']:.1f} s"))
+    return rows
+
+
+def _page(found: dict[str, Any]) -> Figures:
+    return [
+        (f"`report.html` of {found['rows']} rows", "5 MB", f"{found['page_bytes'] / 1e6:.2f} MB"),
+        ("opening it", "1 s", f"{found['open_ms']['clock'] / 1e3:.2f} s"),
+        ("sorting it", "1 s", f"{found['sort_ms']['clock'] / 1e3:.2f} s"),
+    ]
+
+
+_SELF: dict[str, Callable[[Any], Figures]] = {
+    "start_up_s": _start_up,
+    "export": _export,
+    "harness": _harness,
+    "forked_rows": _forked,
+    "compare": _compare,
+    "page": _page,
+}
 
 
 def _form(found: dict[str, Any] | None) -> str:

@@ -229,11 +229,15 @@ def test_a_load_on_the_other_cpus_is_flagged(row_of: RowOf, graph: Path) -> None
     assert "contended" in [reason["verdict"] for reason in row["reasons"]]
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_clean_runs_are_valid(row_of: RowOf, fake: Fake, seed: int) -> None:
-    spread = (0.005, 0.01, 0.02, 0.05)[seed % 4]
-    row = row_of(fake(latency=jitter(500_000 * (1 + seed), spread, seed=seed)))
-    assert (row["verdict"], row["reasons"]) == ("valid", [])
+def test_of_two_hundred_clean_runs_at_most_one_is_called_anything_but_valid(
+    row_of: RowOf, fake: Fake
+) -> None:
+    doubted = []
+    for seed in range(200):
+        spread = (0.005, 0.01, 0.02, 0.05)[seed % 4]
+        row = row_of(fake(latency=jitter(500_000 * (1 + seed % 8), spread, seed=seed)))
+        doubted += [(seed, row["reasons"])] if row["verdict"] != "valid" else []
+    assert len(doubted) <= 1, doubted
 
 
 def test_a_clean_real_run_has_none_of_the_runners_faults(row_of: RowOf, graph: Path) -> None:

@@ -1,21 +1,28 @@
-"""What bbx itself costs, as ratios taken in alternating runs. Run by `make bench-self`; no test runs it.
+"""What bbx itself costs, as ratios taken in alternating runs, and how often its verdicts are wrong.
 
-Prints one JSON document: start-up seconds of `bbx --help` and `bbx models`; `bbx export resnet50` against a
-bare script that builds, exports, checks and compares once (wall time and peak memory); a second, identical
-export; the median latency that the harness reports against a tight loop over the same session, for a model
-of about 1 ms and one of about 100 ms; the harness's own cost an iteration; a row in a forked child against
-one in a fresh interpreter; and how often `bbx compare` calls equal work different, and finds work that takes
-5 % longer.
+    python -m tests.performance.bench_self [--rounds N] [--share X] [PART ...]
 
-The last one, with 400 comparisons of equal and 200 of unequal work, takes about half an hour. Give a number
-of rounds and a share of them (`bench_self.py 5 0.1`) for less.
+Run by `make bench-self`; no test runs it. Each part is written to `docs/results/bench_self.json` when it is
+done, from which docs/method.md has its table:
+
+- start-up of `bbx --help` and `bbx models`;
+- `bbx export resnet50` against a bare script that builds, exports, checks and compares once (wall time and
+  peak memory), and a second, identical export;
+- the median latency that the harness reports against a tight loop over the same session, for a model of about
+  1 ms and one of about 100 ms, and the harness's own cost an iteration;
+- a row in a forked child against one in a fresh interpreter;
+- how often `bbx compare` calls equal work different, and finds work that takes 5 % longer;
+- the page of 500 rows in Chromium.
+
+The comparisons, 400 of equal and 200 of unequal work, take about half an hour; `--share 0.1` makes a tenth.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
-import resource
+import os
 import shutil
 import statistics
 import subprocess
@@ -23,13 +30,19 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bbx.process import in_fresh_interpreter, launching
+from tests import chromium
+from tests.performance import report_page
+from tests.sample_reports import written_large
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results" / "bench_self.json"
 
 BARE_EXPORT = """
 import sys, numpy as np, onnx, onnxruntime, torch, torchvision
@@ -229,30 +242,71 @@ def comparisons(milliseconds: float, equal: int, slower: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Measure everything and print it."""
+def judged(share: float) -> list[dict[str, Any]]:
+    """Comparisons of work of 1 and of 10 milliseconds, and a few of 2, for how long one takes."""
+    count = round(100 * share)
+    return [
+        comparisons(milliseconds, equal=number, slower=number)
+        for milliseconds, number in ((1.0, count), (2.0, min(count, 4)), (10.0, count))
+    ]
+
+
+def harness(folder: Path) -> dict[str, Any]:
+    """The harness against loops that are written by hand."""
     from bbx.benchmarks.measure import harness_overhead_ns
 
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    share = float(sys.argv[2]) if len(sys.argv) > 2 else 1.0
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        document = {
-            "start_up_s": start_up(),
-            "export": export_against_bare_script(folder, rounds),
-            "harness": [
-                harness_against_tight_loop(folder, "mobilenet_v3_small", 128, 1, pairs=15),
-                harness_against_tight_loop(folder, "resnet50", 224, 3, pairs=15),
-            ],
-            "harness_overhead_ns": harness_overhead_ns(),
-            "forked_rows": forked_against_fresh(folder, pairs=rounds),
-            "compare": [
-                comparisons(milliseconds, equal=round(100 * share), slower=round(100 * share))
-                for milliseconds in (1.0, 10.0)
-            ],
-            "own_peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-        }
-    print(json.dumps(document, indent=2))
+    return {
+        "models": [
+            harness_against_tight_loop(folder, "mobilenet_v3_small", 128, 1, pairs=15),
+            harness_against_tight_loop(folder, "resnet50", 224, 3, pairs=15),
+        ],
+        "overhead_ns": harness_overhead_ns(),
+    }
+
+
+def page(folder: Path) -> dict[str, Any]:
+    """The report of 500 rows; see `report_page`.
+
+    Raises:
+        RuntimeError: there is no Chromium.
+    """
+    browser = chromium.found()
+    if browser is None:
+        raise RuntimeError(f"needs Chromium: there is no {', '.join(chromium.NAMES)}")
+    return report_page.measured(written_large(folder), browser)
+
+
+def parts(rounds: int, share: float) -> Mapping[str, Callable[[Path], Any]]:
+    """What there is to measure, by name; each is given an empty folder."""
+    return {
+        "start_up_s": lambda _: start_up(),
+        "export": lambda folder: export_against_bare_script(folder, rounds),
+        "harness": harness,
+        "forked_rows": lambda folder: forked_against_fresh(folder, pairs=rounds),
+        "compare": lambda _: judged(share),
+        "page": page,
+    }
+
+
+def main() -> None:
+    """Measure the parts that are named, by default all, and keep each."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5, help="alternating runs of whole commands")
+    parser.add_argument("--share", type=float, default=1.0, help="of the 600 comparisons")
+    parser.add_argument("parts", nargs="*", metavar="PART")
+    asked = parser.parse_args()
+    known = parts(asked.rounds, asked.share)
+    if unknown := sorted(set(asked.parts) - set(known)):
+        parser.error(f"There is no part {unknown[0]!r}. Known: {', '.join(known)}.")
+    for name in asked.parts or known:
+        with tempfile.TemporaryDirectory() as folder:
+            load = os.getloadavg()[0]
+            found = known[name](Path(folder))
+        now = datetime.now(UTC).isoformat(timespec="minutes")
+        done = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        done[name] = {"measured": now, "cpus": os.cpu_count(), "load_before": round(load, 2), "found": found}
+        RESULTS.write_text(json.dumps(done, indent=1) + "\n")
+        print(name, json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

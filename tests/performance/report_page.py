@@ -1,23 +1,19 @@
-"""How large `report.html` of 500 rows is, and how fast it opens and sorts. Run by `make bench-self`, no test.
+"""How large `report.html` of 500 rows is, and how fast it opens and sorts; a part of `bench_self`.
 
-Prints one JSON document: seconds to write all files of the report; bytes of the page; milliseconds from the
-start of its loading, or from a click on a header, until everything is drawn: by the clock, and of the CPU in
-the page's main thread, which other work on the machine does not lengthen. Needs Chromium.
+Seconds to write all files of the report; bytes of the page; milliseconds from the start of its loading, or
+from a click on a header, until everything is drawn: by the clock, and of the CPU in the page's main thread,
+which other work on the machine does not lengthen. Needs Chromium.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from bbx.benchmarks import reports
 from tests import chromium
-from tests.sample_reports import written_large
 
 ROUNDS = 5
 
@@ -65,16 +61,3 @@ def measured(folder: Path, browser: str) -> dict[str, Any]:
 def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
     """The median of each figure."""
     return {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
-
-
-def main() -> None:
-    """Measure and print it."""
-    browser = chromium.found()
-    if browser is None:
-        sys.exit(f"needs Chromium: there is no {', '.join(chromium.NAMES)}")
-    with tempfile.TemporaryDirectory() as name:
-        print(json.dumps(measured(written_large(Path(name)), browser), indent=2))
-
-
-if __name__ == "__main__":
-    main()
