@@ -28,11 +28,13 @@ class Head:
         rows_per_class: output channels for each class; anchors, where each of them is scored.
         parts: paths of all that depends on what is told apart: on the number of classes, or of keypoints;
             empty where it is the layer alone.
+        keypoints: path of the layer that gives each keypoint a heat map; empty where there is none.
     """
 
     path: str
     rows_per_class: int = 1
     parts: tuple[str, ...] = ()
+    keypoints: str = ""
 
     @property
     def prefixes(self) -> tuple[str, ...]:
@@ -239,6 +241,13 @@ def _check_head(state: State, own: State, other_shape: list[str], head: Head, pa
             f"{path} has a head of {classes} classes, and the model one of {here} "
             f"({_shapes(weight, state, own)}).",
             hint=f"Type: --num-classes {classes}",
+        )
+    bias = f"{head.keypoints}.bias"
+    if head.keypoints and bias in other_shape:
+        keypoints, here = (tensors[bias].shape[0] for tensors in (state, own))
+        raise WeightsError(
+            f"{path} finds {keypoints} keypoints, and the model {here} ({_shapes(bias, state, own)}).",
+            hint=f"Type: --num-keypoints {keypoints}",
         )
 
 

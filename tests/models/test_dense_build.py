@@ -157,6 +157,14 @@ def test_a_checkpoint_of_other_classes_says_what_to_type(name: str, tmp_path: Pa
     path.unlink()  # hundreds of megabytes each
 
 
+def test_a_checkpoint_of_other_keypoints_says_what_to_type(tmp_path: Path) -> None:
+    path = tmp_path / "four.safetensors"
+    save_file(zeros(torchvisions(preset("keypointrcnn_r50_fpn"), num_keypoints=4)), path)
+    with pytest.raises(WeightsError, match="finds 4 keypoints, and the model 17") as caught:
+        build(ModelSpec("keypointrcnn_r50_fpn", weights=str(path), image_size=SIZE))
+    assert caught.value.hint == "Type: --num-keypoints 4"
+
+
 def test_a_classifiers_checkpoint_is_none_of_a_detector(tmp_path: Path) -> None:
     with torch.device("meta"):
         classifier = get_model("resnet18")

@@ -105,7 +105,8 @@ def head_of(network: Any) -> Head:
     if isinstance(network, zoo.FasterRCNN):
         parts = [f"roi_heads.{name}_predictor" for name in ("box", "mask", "keypoint")]
         own = tuple(part for part in parts if getattr(network.roi_heads, part.partition(".")[2], None))
-        return Head("roi_heads.box_predictor.cls_score", parts=own)
+        keypoints = "roi_heads.keypoint_predictor.kps_score_lowres" if parts[-1] in own else ""
+        return Head("roi_heads.box_predictor.cls_score", parts=own, keypoints=keypoints)
     scores = "head.classification_head"
     if isinstance(network, zoo.ssd.SSD):
         first = network.head.classification_head.module_list[0]
