@@ -10,7 +10,7 @@ FIGURES := costs eval-throughput int8-digits int8-scenes kills presets-int8 refi
 
 .PHONY: bench demo picture test scenes lint format lock gpu bench-self coverage detectors clean $(FIGURES)
 
-bench: $(READY)  ## the main job: every preset on every runtime of this machine, quick profile
+bench: $(READY)  ## the main job: every preset, quick profile (docs/bench.md says on which runtimes)
 	$(BIN)/bbx bench --all --profile quick --resume --out reports/all
 
 demo: $(READY)  ## three models, under five minutes

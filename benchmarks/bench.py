@@ -14,6 +14,7 @@ from bbx.benchmarks.artefacts import Workshop
 from bbx.benchmarks.conditions import Asked, Conditions, conditions
 from bbx.benchmarks.crew import Crew, crew
 from bbx.benchmarks.environment import describe
+from bbx.benchmarks.forecast import export_seconds
 from bbx.benchmarks.journal import Document
 from bbx.benchmarks.measure import profile_named
 from bbx.benchmarks.plan import Haste, Plan, Row, Subject, choose_runtimes, plan, subject_named
@@ -97,7 +98,9 @@ def _make_ahead(workshop: Workshop, builders: Crew, wanted: Sequence[tuple[Subje
     """Export side by side what some rows will need; a single export is left to its row."""
     steps = dict.fromkeys(step for subject, row in wanted for step in workshop.exports_for(subject, row))
     if len(steps) > 1:
-        builders.work([partial(workshop.attempt, step) for step in steps])
+        # The longest first, so that no builder waits long for another's last one.
+        longest_first = sorted(steps, key=lambda step: -export_seconds(step.spec.name))
+        builders.work([partial(workshop.attempt, step) for step in longest_first])
 
 
 def _reported(suite: Suite, todo: Plan, environment: dict[str, Any], on_row: OnRow) -> Document:

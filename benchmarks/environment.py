@@ -17,7 +17,10 @@ from bbx.artifact import fingerprint_of, tool_versions
 from bbx.benchmarks.contention import ROOT, cgroup_quota, read_text, usable_cpus
 from bbx.benchmarks.gpu import gpu_facts
 
-LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "numpy")
+LIBRARIES = (
+    *("torch", "torchvision", "timm", "onnx", "onnxruntime", "openvino"),
+    *("tensorrt", "tensorrt_rtx", "numpy"),
+)
 
 _FLAGS_X86 = (
     "avx",

@@ -32,7 +32,7 @@ Prepare = Callable[[Subject, Row], Ready]
 Execute = Callable[[dict[str, Any]], Document]
 Ahead = Callable[[Sequence[tuple[Subject, Row]]], None]
 
-TOGETHER = 6
+TOGETHER = 12
 """Subjects whose artefacts are made side by side before the first of their rows is measured."""
 
 

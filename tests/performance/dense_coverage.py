@@ -4,7 +4,7 @@ Run by `make coverage`; writes `docs/results/dense.json`, from which the documen
 Weights are seeded random ones, whose heads are set to find something. Networks that take any size get images
 of `SIDE` pixels: at 320 a model takes up to a quarter of an hour on one core, for the same graph. Each
 lowering is compared with torchvision's own model (of a segmenter of bbx, with the module) on bbx's
-photographs at batch 1, 2 and 5 when it is exported, and the one for ONNX Runtime on `IMAGES` scenes and
+photographs at batch 1, 2 and 3 when it is exported, and the one for ONNX Runtime on `IMAGES` scenes and
 photographs too. Models that are done are kept in the file, so that a run that was stopped goes on where it
 was.
 """
