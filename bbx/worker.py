@@ -81,8 +81,8 @@ def _serve(connection: socket.socket, imports: list[str]) -> None:
     """
     _die_with_parent()
     for module in imports:
-        # What is missing is for the task to say, in the words of its own error.
-        with contextlib.suppress(ImportError, OSError):
+        # What is missing or broken is for the task to say, in the words of its own error.
+        with contextlib.suppress(Exception):
             importlib.import_module(module)
     gc.collect()
     gc.freeze()  # so that a collection in a child does not copy every page it shares with the server

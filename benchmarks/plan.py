@@ -279,7 +279,11 @@ def _rows(
     possible = (subject.precision,) if subject.is_fixed else RUNNABLE[runtime]
     for precision in asked.precisions or (possible if subject.is_fixed else NATIVE[device]):
         if precision not in possible:
-            if asked.precisions:
+            if subject.is_fixed:
+                what = f"{subject.name} in {precision}"
+                reason = f"It is a file in {subject.precision}."
+                left_out.setdefault(what, LeftOut(what, reason, "Name the model instead of the file."))
+            elif asked.precisions:
                 left_out.setdefault(f"{runtime} {precision}", _cannot(runtime, precision))
             continue
         for each in combined(asked, runtime, device, left_out):

@@ -97,7 +97,7 @@ class Suite:
             ArtifactError, ExhaustedError: `setting.out` cannot be written.
         """
         journal = Journal(self.setting.out, resume=self.setting.resume)
-        before = journal.read()
+        before = {key: row for key, row in journal.read().items() if self._may_stand(row)}
         rows = self._within_budget(plan.rows, before)
         forecast = self._forecast(rows)
         end = None if self.setting.budget_s is None else time.monotonic() + self.setting.budget_s
@@ -108,19 +108,25 @@ class Suite:
             group = [row for row in planned if row.key in before or not _over(end)]
             subjects = dict.fromkeys(row.subject for row in group)
             start = time.monotonic()
-            self.ahead([(self.subjects[row.subject], row) for row in group])
+            if not _over(end):
+                self.ahead([(self.subjects[row.subject], row) for row in group])
             forecast.exports_done(subjects, time.monotonic() - start)
             for row in group:
                 start = time.monotonic()
-                if _over(end) and row.key not in before:
+                found = self._result(row, before.get(row.key), late=_over(end))
+                if found is None:
                     continue
-                result, fresh = self._result(row, before.get(row.key))
+                result, fresh = found
                 if fresh:
                     journal.append(result)
                 forecast.row_done(row, time.monotonic() - start if fresh else None)
                 done += 1
                 on_row(done, len(rows), forecast.left_s(), result)
                 yield result
+
+    def _may_stand(self, row: Document) -> bool:
+        """Whether a row on disk may do as it is, if its inputs turn out to be the same."""
+        return bool(row["latency_ns"]) and row.get("profile") == self.setting.profile
 
     def _within_budget(self, rows: Sequence[Row], before: Mapping[str, Document]) -> Sequence[Row]:
         """The rows to try; those on disk cost nothing."""
@@ -136,16 +142,20 @@ class Suite:
         exports = {subject: export_seconds(subject) for subject in sorted(named)}
         return Forecast(list(rows), exports, self.setting.profile, self.builders)
 
-    def _result(self, row: Row, before: Document | None) -> tuple[Document, bool]:
-        """A row's document, and whether it was measured just now."""
+    def _result(self, row: Row, before: Document | None, *, late: bool) -> tuple[Document, bool] | None:
+        """A row's document, and whether it was measured just now; None where there is no time for that."""
+        if late and before is None:
+            return None
         subject = self.subjects[row.subject]
         command = row.command(profile=self.setting.profile, spec=subject.spec)
         try:
             ready = self.prepare(subject, row)
             request = _request(row, subject, self.setting, ready) | {"command": command}
             inputs = _inputs(request, subject, ready, self.setting)
-            if before is not None and before["latency_ns"] and inputs and before.get("inputs") == inputs:
+            if before is not None and inputs and before.get("inputs") == inputs:
                 return before, False
+            if late:
+                return None
             return self.execute(request) | {"inputs": inputs}, True
         except Cancelled:
             raise

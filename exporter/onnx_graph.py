@@ -62,7 +62,7 @@ def captured_names(graph: GraphProto) -> set[str]:
 
 
 def prepared(model: ModelProto, *, opset: int) -> ModelProto:
-    """A copy in one form: functions inlined, constants as initialisers, no doubles inside, opset raised.
+    """A copy in one form: functions inlined, constants dense initialisers, no doubles inside, opset raised.
 
     The opset is `opset` at least. Tensor names are kept wherever the tensor is. Inputs that are
     initialisers too become initialisers.
@@ -72,6 +72,8 @@ def prepared(model: ModelProto, *, opset: int) -> ModelProto:
     """
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
+    if model.graph.sparse_initializer:
+        model = _dense(model)
     if opset_of(model) < opset:
         result = _raised(model, opset)
     else:
@@ -84,10 +86,23 @@ def prepared(model: ModelProto, *, opset: int) -> ModelProto:
     return result
 
 
+def _dense(model: ModelProto) -> ModelProto:
+    """A copy whose sparse initialisers are ordinary ones, which every tool and type conversion takes."""
+    result = ModelProto()
+    result.CopyFrom(model)
+    for sparse in result.graph.sparse_initializer:
+        values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+        array = np.zeros(tuple(sparse.dims), values.dtype)
+        places = np.unravel_index(indices, array.shape) if indices.ndim == 1 else tuple(indices.T)
+        array[places] = values
+        result.graph.initializer.append(numpy_helper.from_array(array, sparse.values.name))
+    del result.graph.sparse_initializer[:]
+    return result
+
+
 def _raised(model: ModelProto, opset: int) -> ModelProto:
     """A converted copy: converted with the weights taken out, which are then put back by name."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    given = {value.name for value in model.graph.input}
     bare = weightless(model)
     try:
         converted: ModelProto = onnx.version_converter.convert_version(bare, opset)
@@ -98,7 +113,8 @@ def _raised(model: ModelProto, opset: int) -> ModelProto:
             hint=f"Export it again with opset {opset}.",
         ) from error
     graph = converted.graph
-    taken = [name for name in (value.name for value in graph.input) if name in weights and name not in given]
+    there = {tensor.name for tensor in graph.initializer}
+    taken = [name for name in (value.name for value in graph.input) if name in weights and name not in there]
     _keep(graph.input, lambda value: value.name not in taken)
     graph.initializer.extend(weights[name] for name in taken)
     _copy_metadata(model.graph, graph)

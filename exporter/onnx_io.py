@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
+from onnx.external_data_helper import set_external_data
 
 from bbx.errors import ExportError
 from bbx.types import BYTES_PER_ELEMENT, TensorSpec
@@ -13,12 +14,18 @@ PROTOBUF_LIMIT = 2 * 1024**3 - 64 * 1024**2
 """Bytes of weights above which a graph keeps them in a file of its own (protobuf ends at 2 GiB)."""
 
 
+_INLINE_BYTES = 1024
+"""Weights of fewer bytes stay in the graph."""
+
+
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:
     """Write a graph; with weights over protobuf's limit, those go to `path`'s name plus `.data`."""
     # Tensor by tensor: protobuf cannot even say how large a message is that it cannot write.
     large = sum(tensor.ByteSize() for tensor in model.graph.initializer) > PROTOBUF_LIMIT
-    onnx.save(model, str(path), save_as_external_data=large, location=f"{path.name}.data" if large else None)
-    if large:  # saving took the weights out of the graph
+    if not large:
+        onnx.save(model, str(path))
+    else:
+        spill_onnx(model, path)
         onnx.load_external_data_for_model(model, str(path.parent))
         for tensor in model.graph.initializer:
             tensor.ClearField("data_location")  # which is written out where it was not before
@@ -27,9 +34,15 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> None:
 def spill_onnx(model: onnx.ModelProto, path: Path) -> None:
     """Write a graph that nobody needs afterwards, without a second copy of its weights in memory.
 
-    They go out of it, one by one, to `path`'s name plus `.data`.
+    They go out of it, one by one, to `path`'s name plus `.data`, which is written anew.
     """
-    onnx.save(model, str(path), save_as_external_data=True, location=f"{path.name}.data")
+    data = path.with_name(f"{path.name}.data")
+    data.unlink(missing_ok=True)  # onnx appends to what is there
+    # Not by `onnx.save`'s own option: that refuses when the folder one works in has a file of this name.
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) >= _INLINE_BYTES:
+            set_external_data(tensor, data.name)
+    onnx.save(model, str(path))
 
 
 def graph_specs(

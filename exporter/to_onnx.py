@@ -26,7 +26,7 @@ from bbx.artifact import check_external_data, disk_errors
 from bbx.errors import BbxError, ExhaustedError, ExportError
 from bbx.exporter.lowerings import translations
 from bbx.exporter.module_state import example_inputs, exporting, image_axes, torch_reason
-from bbx.exporter.onnx_io import PROTOBUF_LIMIT, graph_specs
+from bbx.exporter.onnx_io import PROTOBUF_LIMIT, graph_specs, spill_onnx
 from bbx.exporter.onnx_options import FLOAT32_MARK, OnnxOptions
 from bbx.types import TensorSpec
 
@@ -204,7 +204,7 @@ def _gather_external_data(out: Path) -> None:
     model = onnx.load(str(out))
     for part in parts:
         part.unlink()
-    onnx.save(model, str(out), save_as_external_data=True, location=f"{out.name}.data", size_threshold=1024)
+    spill_onnx(model, out)
 
 
 def _require_dynamic(name: str, shape: tuple[Any, ...], axes: dict[int, str]) -> None:

@@ -104,6 +104,11 @@ def test_each_task_has_a_process_of_its_own_with_nothing_left_by_the_last(
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_module_that_breaks_while_it_is_imported_is_left_to_the_task(tmp_path: Path) -> None:
+    (tmp_path / "mismatched.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    assert run_task("tasks:facts", {"imports": ["mismatched"]})["calls"] == 1
+
+
 def test_tasks_with_other_imports_have_another_server() -> None:
     plain = run_task("tasks:facts", {})
     other = run_task("tasks:facts", {"imports": ["colorsys"]})

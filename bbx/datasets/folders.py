@@ -65,12 +65,18 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def visible_images(folder: Path) -> list[Path]:
-    """Image files below a folder, sorted, without hidden ones (macOS leaves `._NAME.jpg` behind).
+    """Image files below a folder, sorted, without hidden ones and those in hidden folders.
+
+    macOS leaves `._NAME.jpg` behind, and Jupyter copies in `.ipynb_checkpoints`.
 
     Raises:
         BbxError: there are none.
     """
-    found = [path for path in images.image_files(folder) if not path.name.startswith(".")]
+    found = [
+        path
+        for path in images.image_files(folder)
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
     if not found:
         raise BbxError(f"{folder} holds no image files.")
     return found

@@ -54,6 +54,11 @@ class MaskedImages(Dataset):
             self.named = classes is not None
             self.classes = tuple(classes or self._counted())
             self._numbers = np.arange(len(self.classes))
+        if len(self.classes) > IGNORED:
+            raise BbxError(
+                f"{folder} has {len(self.classes)} classes, and masks may have {IGNORED} at most: "
+                f"{IGNORED} stands for pixels that nobody judges."
+            )
 
     def __len__(self) -> int:
         return len(self._files)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from bbx import lazy
@@ -100,7 +101,8 @@ class NamedDataset(Dataset):
         for attribute in ("targets", "labels", "_labels"):
             kept = getattr(self._data, attribute, None)
             if kept is not None:
-                return int(kept[index])
+                label = kept[index]  # QMNIST's has more in it: the writer, for one
+                return int(label if np.ndim(label) == 0 else label[0])
         return int(self._data[index][1])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -102,9 +103,23 @@ def _of_split(split: str, files: Sequence[Path]) -> Path | None:
 
 
 def _coco_files(folder: Path) -> list[Path]:
-    """The JSON files of a folder and of its `annotations`, sorted."""
+    """The annotation files of a folder and of its `annotations`, sorted."""
     places = [place for place in (folder, folder / "annotations") if place.is_dir()]
-    return sorted(file for place in places for file in place.glob("*.json"))
+    return sorted(file for place in places for file in place.glob("*.json") if _may_be_coco(file))
+
+
+def _may_be_coco(file: Path) -> bool:
+    """Whether a JSON file may hold annotations: a small one without images, such as class names, does not."""
+    if file.stat().st_size > _SMALL_BYTES:
+        return True
+    try:
+        content = json.loads(file.read_bytes())
+    except ValueError:
+        return True  # for its reader to say
+    return isinstance(content, dict) and "images" in content
+
+
+_SMALL_BYTES = 1 << 20
 
 
 def _annotations(path: Path) -> Path:

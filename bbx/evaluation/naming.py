@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from importlib.resources import files
 
@@ -22,9 +23,9 @@ _IMAGENET = 1000
 def numbers_of(found: Sequence[str], known: Sequence[str] | None, num_classes: int) -> NDArray[np.int64]:
     """The network's number of each class of the data, in the data's order.
 
-    By name where the network's names have all of the data's, upper and lower case, spaces and underscores
-    being the same; ImageNet's folders (`n01440764`) by their place in it; else by order where there are
-    equally many, with a warning.
+    By name where the network's names have all of the data's: to the letter, else as if upper and lower case,
+    spaces and underscores were the same, where that leaves one; ImageNet's folders (`n01440764`) by their
+    place in it; else by order where there are equally many, with a warning.
 
     Args:
         found: names of the data's classes.
@@ -37,12 +38,15 @@ def numbers_of(found: Sequence[str], known: Sequence[str] | None, num_classes: i
     Raises:
         BbxError: neither the names nor the counts agree; lists them.
     """
-    places = {_plain(name): place for place, name in enumerate(known or ())}
-    if all(_plain(name) in places for name in found):
-        return np.array([places[_plain(name)] for name in found], dtype=np.int64)
+    if known is not None and list(found) == list(known):
+        return np.arange(len(known))  # ImageNet has a crane twice
+    places = _places(found, known or ())
+    if len({place for place in places if place is not None}) == len(found):
+        return np.array(places, dtype=np.int64)
     if num_classes == _IMAGENET and all(_WORDNET.fullmatch(name) for name in found):
         return _by_wordnet(found)
-    unknown = [name for name in found if _plain(name) not in places]
+    counts = Counter(places)
+    unknown = [name for name, place in zip(found, places, strict=True) if place is None or counts[place] > 1]
     if len(found) != num_classes or len(unknown) < len(found):
         raise _no_match(found, known, num_classes, unknown)
     said = f"it calls them {few(known)}" if known else "it does not name its own"
@@ -51,6 +55,17 @@ def numbers_of(found: Sequence[str], known: Sequence[str] | None, num_classes: i
         "order, name them with --classes FILE."
     )
     return np.arange(num_classes)
+
+
+def _places(found: Sequence[str], known: Sequence[str]) -> list[int | None]:
+    """The one place of each name among the network's; None where there is none, or several."""
+    exact: dict[str, list[int]] = {}
+    alike: dict[str, list[int]] = {}
+    for place, name in enumerate(known):
+        exact.setdefault(name, []).append(place)
+        alike.setdefault(_plain(name), []).append(place)
+    candidates = [exact.get(name) or alike.get(_plain(name), []) for name in found]
+    return [each[0] if len(each) == 1 else None for each in candidates]
 
 
 def _plain(name: str) -> str:

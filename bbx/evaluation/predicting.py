@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -209,10 +210,13 @@ def _names(file: str | None, known: Sequence[str] | None, count: int | None) -> 
 
 def _stems(listed: Sequence[dict[str, str]]) -> list[str]:
     """A file's name for each picture; where two are called the same, the later ones are numbered."""
-    stems: dict[str, int] = {}
+    asked = [Path(item["name"]).stem for item in listed]
+    taken: set[str] = set()
     found = []
-    for item in listed:
-        stem = Path(item["name"]).stem
-        stems[stem] = stems.get(stem, 0) + 1
-        found.append(stem if stems[stem] == 1 else f"{stem}-{stems[stem]}")
+    for stem in asked:
+        # A number that makes the name of another picture is left to that.
+        free = (f"{stem}-{number}" for number in itertools.count(2))
+        name = stem if stem not in taken else next(n for n in free if n not in taken and n not in asked)
+        taken.add(name)
+        found.append(name)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from bbx import process
 from bbx.datasets import Boxes, Dataset, open_dataset, splits_of
 from bbx.datasets.files import names_in
-from bbx.errors import CheckFailed, UsageError
+from bbx.errors import BbxError, CheckFailed, UsageError
 from bbx.evaluation.differences import differences
 from bbx.evaluation.documents import class_rows, gate_of, plain, write_report
 from bbx.evaluation.passes import Pass, passed
@@ -55,6 +56,8 @@ def evaluate_task(request: dict[str, Any]) -> dict[str, Any]:
         "seed": request["seed"],
         "results": _results(subjects, passes, request["seed"]),
     }
+    if document["metric"] not in document["results"][0]["metrics"]:
+        raise BbxError(f"{request['data']} has nothing to judge by: there is no object in its images.")
     document["gate"] = gate = gate_of(document["results"], document["metric"], request["max_drop"])
     if request["out"] is not None:
         document["files"] = write_report(document, passes, Path(request["out"]))
@@ -112,6 +115,10 @@ def manifest_sha256(dataset: Dataset) -> str:
         if isinstance(target, Boxes):
             for values in (target.boxes, target.labels, target.crowd, target.areas):
                 digest.update(np.ascontiguousarray(values).tobytes())
+            if target.outlines is not None:
+                digest.update(json.dumps(target.outlines).encode())
+            if target.keypoints is not None:
+                digest.update(np.ascontiguousarray(target.keypoints).tobytes())
         elif isinstance(target, np.ndarray):
             digest.update(f"{target.shape}".encode() + np.ascontiguousarray(target).tobytes())
         else:

@@ -156,7 +156,7 @@ class TrainOptions:
         Raises:
             UsageError: there is none for this optimiser, and none was given.
         """
-        known = RATES.get(self.optimizer)
+        known = RATES.get(self.optimizer.lower())
         if self.lr is None and known is None:
             raise UsageError(f"--optimizer {self.optimizer} needs a learning rate.", hint="Type: --lr 1e-3")
         return self.lr if self.lr is not None else known or 0.0
@@ -164,7 +164,7 @@ class TrainOptions:
     @property
     def decay(self) -> float:
         """Weight decay."""
-        usual = WEIGHT_DECAYS.get(self.optimizer, 0.05)
+        usual = WEIGHT_DECAYS.get(self.optimizer.lower(), 0.05)
         return usual if self.weight_decay is None else self.weight_decay
 
     @property

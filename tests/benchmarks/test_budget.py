@@ -51,12 +51,20 @@ def test_more_builders_leave_time_for_more_rows() -> None:
     assert len(affordable(todo, QUICK, 120, builders=4)) > len(affordable(todo, QUICK, 120))
 
 
-def _suite(out: Path, measured: list[str], *, budget_s: float | None) -> Suite:
+def _suite(
+    out: Path,
+    measured: list[str],
+    *,
+    budget_s: float | None,
+    profile: str = "quick",
+    environment: str = "machine",
+) -> Suite:
     def execute(request: dict[str, Any]) -> dict[str, Any]:
         measured.append(request["key"])
-        return {"key": request["key"], "verdict": "valid", "latency_ns": {"median": 1}, "reasons": []}
+        facts = {"verdict": "valid", "latency_ns": {"median": 1}, "reasons": []}
+        return {"key": request["key"], "profile": request["profile"], **facts}
 
-    setting = Setting(out, "quick", resume=True, environment="machine", budget_s=budget_s)
+    setting = Setting(out, profile, resume=True, environment=environment, budget_s=budget_s)
     return Suite(SUBJECTS, setting, lambda subject, row: Ready(None, None), execute)
 
 
@@ -85,6 +93,20 @@ def test_no_row_is_begun_when_the_time_is_over_and_those_on_disk_are_there(
     done = [row["key"] for row in _suite(tmp_path, measured, budget_s=budget_s).run(todo)]
     assert measured == [row.key for row in todo.rows[:4]]
     assert done == measured + [row.key for row in rows(names[4])]
+
+
+@pytest.mark.parametrize("changed", [{"profile": "report"}, {"environment": "another"}])
+def test_rows_on_disk_that_have_to_be_measured_again_cost_time_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, str]
+) -> None:
+    todo = Plan(rows("vgg19", "resnet18"), ())
+    measured: list[str] = []
+    list(_suite(tmp_path, measured, budget_s=None).run(todo))
+    measured.clear()
+    # The time is over before the first row.
+    monkeypatch.setattr(suite_module, "time", SimpleNamespace(monotonic=iter([0.0, *[1e9] * 99]).__next__))
+    assert list(_suite(tmp_path, measured, budget_s=60.0, **changed).run(todo)) == []
+    assert measured == []
 
 
 def test_a_run_without_a_budget_measures_everything(tmp_path: Path) -> None:

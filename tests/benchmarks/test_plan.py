@@ -112,6 +112,15 @@ def test_a_run_in_haste_leaves_out_what_takes_longest(
     assert {each.what: each.include.removeprefix("--runtime ") for each in found.left_out} == left_out
 
 
+def test_a_file_of_another_precision_than_asked_says_which_it_is() -> None:
+    file = Subject("net.onnx", file=Path("net.onnx"), precision="fp16")
+    found = plan([file, RESNET], ["ort-cpu"], Conditions(precisions=("fp32",)), gpu=False)
+    assert [row.key for row in found.rows] == ["resnet18/ort-cpu/fp32/b1/single"]
+    assert [(each.what, each.reason) for each in found.left_out] == [
+        ("net.onnx in fp32", "It is a file in fp16.")
+    ]
+
+
 def test_a_precision_that_a_runtime_lacks_is_left_out_with_a_reason() -> None:
     found = plan([RESNET], ["torchscript", "ort-cpu"], Conditions(precisions=("fp16",)), gpu=False)
     assert [row.key for row in found.rows] == ["resnet18/ort-cpu/fp16/b1/single"]

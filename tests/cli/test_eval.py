@@ -195,7 +195,7 @@ def test_data_that_cannot_be_judged_by(bbx: Any, right: Path, tmp_path: Path) ->
     (tmp_path / "flat").mkdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "flat" / "0.png")
     (tmp_path / "coco").mkdir()
-    (tmp_path / "coco" / "val.json").write_text("{}")
+    (tmp_path / "coco" / "val.json").write_text('{"images": []}')
     for name, wanted in (
         ("empty", "empty has no class folders"),
         ("flat", "so that its images have no labels"),
@@ -263,3 +263,6 @@ def test_a_detector_on_scenes(bbx: Any, tmp_path: Path) -> None:
     assert answer.document["metric"] == "mAP"
     assert 0.6 < found["metrics"]["mAP50"] < 1.0
     assert sum(row["objects"] for row in found["per_class"]) == sum(len(scene.labels) for scene in composed)
+    (tmp_path / "val.json").write_text(json.dumps(document | {"annotations": []}))
+    answer = bbx("eval", "ssdlite320_mobilenet_v3_large", *options, "--data", tmp_path, "--max-drop", "1%")
+    assert (answer.code, "there is no object in its images" in answer.error) == (1, True)

@@ -119,6 +119,15 @@ def test_an_image_on_standard_input(network: Path, grass: Path) -> None:
     assert b"There is no image on standard input" in piped(b"").stderr
 
 
+def test_every_picture_has_a_drawing_of_its_own(bbx: Any, network: Path, grass: Path, tmp_path: Path) -> None:
+    pictures = [tmp_path / name for name in ("a.png", "a.bmp", "a-2.png", "a.tiff")]
+    for picture in pictures:
+        Image.open(grass).save(picture)
+    answer = bbx("predict", network, *pictures, "-o", tmp_path / "drawn", "--json")
+    drawings = [Path(each["drawn"]).name for each in answer.document["images"]]
+    assert drawings == [f"{stem}.predicted.png" for stem in ("a", "a-3", "a-2", "a-4")]
+
+
 def test_the_label_is_drawn_on_the_picture(bbx: Any, network: Path, grass: Path, tmp_path: Path) -> None:
     answer = bbx("predict", network, grass, grass, "-o", tmp_path / "drawn", "--json")
     files = [Path(each["drawn"]) for each in answer.document["images"]]

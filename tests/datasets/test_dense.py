@@ -206,6 +206,12 @@ def test_a_label_out_of_range_is_named_with_its_file(tmp_path: Path) -> None:
         data.target(0)
 
 
+def test_more_classes_than_a_mask_has_values_for_are_refused(tmp_path: Path) -> None:
+    folder = _masked(tmp_path, Image.fromarray(np.full((4, 6), 300, np.uint16)))
+    with pytest.raises(BbxError, match="has 301 classes, and masks may have 255 at most"):
+        open_dataset(str(folder), "segmentation")
+
+
 def test_masks_that_do_not_fit_their_images(tmp_path: Path) -> None:
     folder = _masked(tmp_path / "data", [[0, 1]], [[0, 1]])
     Image.new("RGB", (9, 9)).save(folder / "images" / "0.jpg")

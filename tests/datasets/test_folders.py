@@ -47,6 +47,22 @@ def test_parts_are_found_by_their_usual_names(class_folders: Any, names: tuple[s
         open_dataset(str(folder), TASK)
 
 
+def test_a_list_of_classes_beside_the_folders_is_no_annotation(class_folders: Any) -> None:
+    for name in ("train", "val"):
+        folder = class_folders(f"data/{name}")
+        (folder / "class_to_idx.json").write_text('{"blue": 0, "red": 1}')
+    assert splits_of(str(folder.parent), TASK) == ("train", "val")
+    assert open_dataset(str(folder.parent), TASK, split="val").classes == ("blue", "red")
+
+
+def test_copies_in_hidden_folders_are_no_images_of_a_class(class_folders: Any) -> None:
+    folder = class_folders()
+    hidden = folder / "red" / ".ipynb_checkpoints"
+    hidden.mkdir()
+    (hidden / "0-checkpoint.png").write_bytes((folder / "red" / "0.png").read_bytes())
+    assert len(open_dataset(str(folder), TASK)) == 8
+
+
 def test_a_part_that_is_not_there_is_named(class_folders: Any) -> None:
     with pytest.raises(UsageError, match="has no part 'val'"):
         open_dataset(str(class_folders()), TASK, split="val")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_digits
 
 from bbx.datasets import open_dataset, splits_of
@@ -38,6 +40,13 @@ def test_a_dataset_by_its_name_whatever_its_case(mnist: Path) -> None:
     assert [data.target(index) for index in range(20)] == load_digits().target[40:60].tolist()
     assert (data.image(3).mode, data.image(3).size) == ("RGB", (8, 8))
     assert data.name(3) == "MNIST/test[3]"
+
+
+def test_of_labels_with_more_in_them_the_first_is_the_class(mnist: Path) -> None:
+    data: Any = open_dataset("torchvision:mnist", "classification", split="test")
+    kept = data._data.targets
+    data._data.targets = torch.stack([kept, kept + 100], dim=1)  # as QMNIST's
+    assert [data.target(index) for index in range(20)] == load_digits().target[40:60].tolist()
 
 
 def test_a_part_that_it_does_not_have(mnist: Path) -> None:

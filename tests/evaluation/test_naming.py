@@ -30,6 +30,19 @@ def test_names_decide(found: Sequence[str], wanted: list[int]) -> None:
     assert not warnings
 
 
+def test_names_that_differ_in_case_only_are_told_apart() -> None:
+    known = ("Cardigan", "cardigan", "crane", "crane")
+    assert numbers_of(("Cardigan",), known, 4).tolist() == [0]
+    assert numbers_of(("cardigan", "Cardigan"), known, 4).tolist() == [1, 0]
+    assert numbers_of(known, known, 4).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("found", [("CARDIGAN",), ("crane",), ("cat", "Cat")])
+def test_a_name_that_could_be_two_classes_is_none(found: Sequence[str]) -> None:
+    with pytest.raises(BbxError, match=f"of which .*{found[0]}"):
+        numbers_of(found, ("Cardigan", "cardigan", "crane", "crane", "cat"), 5)
+
+
 @pytest.mark.parametrize("known", [ANIMALS, None])
 def test_without_a_common_name_the_order_decides_and_is_said(known: Sequence[str] | None) -> None:
     with process.collecting_warnings() as warnings:

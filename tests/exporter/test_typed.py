@@ -375,6 +375,38 @@ def test_old_opsets_are_raised(precision: str) -> None:
     _check(model, typed, _weights(2, 3, 8, 8), 2e-2)
 
 
+@pytest.mark.parametrize("opset", [9, 20])
+def test_large_weights_that_are_inputs_too_become_weights(opset: int) -> None:
+    """As in every graph of the first years, where initialisers had to be inputs."""
+    model = _model(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": _weights(64, 64)}, shape=(2, 64), opset=opset
+    )
+    model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, (64, 64)))
+    typed = typed_from_onnx(model, "fp16", {})
+    assert [value.name for value in typed.model.graph.input] == ["x"]
+    assert _stored(typed) == {"w": TensorProto.FLOAT16}
+    _check(model, typed, _weights(2, 64), 5e-3)
+
+
+@pytest.mark.parametrize("opset", [11, 20])
+@pytest.mark.parametrize("linear", [True, False])
+def test_sparse_weights_become_ordinary_ones(opset: int, linear: bool) -> None:
+    dense = np.zeros((4, 3), np.float32)
+    dense[[0, 2, 3], [1, 0, 2]] = (1.5, -2.0, 0.25)
+    model = _model([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": dense}, opset=opset)
+    wanted = ModelProto()
+    wanted.CopyFrom(model)
+    del model.graph.initializer[:]
+    values = numpy_helper.from_array(dense[np.nonzero(dense)], "w")
+    places = np.flatnonzero(dense) if linear else np.argwhere(dense)
+    sparse = helper.make_sparse_tensor(values, numpy_helper.from_array(places.astype(np.int64)), [4, 3])
+    model.graph.sparse_initializer.append(sparse)
+    typed = typed_from_onnx(model, "fp16", {})
+    assert not typed.model.graph.sparse_initializer
+    assert _stored(typed) == {"w": TensorProto.FLOAT16}
+    _check(wanted, typed, _weights(2, 4), 2e-3)
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_what_the_exporter_marked_stays_in_fp32_at_any_opset(precision: str) -> None:
     marked = helper.make_node("MatMul", ["c", "w"], ["a"], name="boxes")

@@ -117,6 +117,10 @@ def test_large_weights_go_to_a_file_that_the_manifest_knows(
 ) -> None:
     monkeypatch.setattr(to_onnx, "PROTOBUF_LIMIT", 1000)
     monkeypatch.setattr(onnx_io, "PROTOBUF_LIMIT", 1000)
+    # Files of other graphs in the folder one works in are none of this one's.
+    monkeypatch.chdir(tmp_path)
+    for name in ("timm-test_resnet.onnx", "timm-test_resnet.fp16.onnx", "model.onnx"):
+        (tmp_path / f"{name}.data").write_bytes(b"somebody's")
     document = export(bbx, tmp_path, "--exporter", exporter, "--fp16")
     for path in (tmp_path / "timm-test_resnet.onnx", Path(document["artifact"])):
         [data] = check_external_data(path)

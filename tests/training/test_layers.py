@@ -166,6 +166,12 @@ def test_the_rate_warms_up_and_falls() -> None:
     assert sorted({round(rate, 6) for rate in stairs}) == [0.01, 0.1, 1.0]
 
 
+def test_the_usual_rate_and_decay_of_an_optimizer_hang_on_no_spelling() -> None:
+    for name, rate, decay in (("sgd", 1e-2, 1e-4), ("SGD", 1e-2, 1e-4), ("AdamW", 5e-4, 0.05)):
+        options = _options(optimizer=name, lr=None)
+        assert (options.rate, options.decay) == (rate, decay)
+
+
 def test_an_optimizer_that_is_none_is_answered_by_those_near_it() -> None:
     subject = _subject("resnet18", size=64)
     with pytest.raises(BbxError, match=r"no optimizer 'adamwx'. Nearest: .*adamw"):
