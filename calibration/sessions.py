@@ -75,6 +75,9 @@ def session(
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _SILENT
+    # As the nodes stand: ONNX Runtime's own order leaves what reads an activation for later, and so keeps all
+    # of them. A range scan of ViT-L/16 at 512 pixels peaked at 15 GB so, and at 2.6 GB in the graph's order.
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     if exact:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     providers = ["CPUExecutionProvider"]

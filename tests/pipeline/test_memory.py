@@ -1,4 +1,4 @@
-"""What making a graph in 16 bits takes in memory, by the weights of its network."""
+"""What making a graph in 16 bits takes in memory, by the weights and the activations of its network."""
 
 from __future__ import annotations
 
@@ -37,6 +37,23 @@ print(json.dumps({"opened": opened, "closed": closed, "peak": peak, "parity": do
 """
 
 
+_SCANNED = """
+import json, resource, sys
+from pathlib import Path
+import numpy as np
+from bbx.calibration.ranges import activation_ranges
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+source, width = Path(sys.argv[1]), int(sys.argv[2])
+row = np.linspace(-1, 1, width, dtype=np.float32)[None]
+before = peak()
+ranges = activation_ranges(source, [{"x0": row}, {"x0": row * 2}])
+print(json.dumps({"peak": peak() - before, "tensors": len(ranges), "highest": ranges["x0"].maximum}))
+"""
+
+
 def _graph(path: Path) -> None:
     """A chain of products with as many weights as said above."""
     values = np.random.default_rng(0).normal(0, WIDTH**-0.5, (WIDTH, WIDTH)).astype(np.float32)
@@ -61,3 +78,20 @@ def test_a_typed_graph_is_made_in_three_and_a_half_times_the_memory_of_its_weigh
     assert found["opened"] > 0.9 * WEIGHT_BYTES
     assert found["closed"] < 0.2 * WEIGHT_BYTES, "a closed session's memory stays with the process"
     assert found["peak"] < 3.5 * WEIGHT_BYTES
+
+
+def test_a_range_scan_keeps_few_activations_at_a_time(tmp_path: Path) -> None:
+    layers, width = 40, 4_000_000
+    nodes = [helper.make_node("Sin", [f"x{layer}"], [f"x{layer + 1}"]) for layer in range(layers)]
+    ends = [helper.make_tensor_value_info(f"x{end}", TensorProto.FLOAT, [1, width]) for end in (0, layers)]
+    model = helper.make_model(
+        helper.make_graph(nodes, "chain", ends[:1], ends[1:]),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
+    onnx.save(model, tmp_path / "net.onnx")
+    command = [sys.executable, "-c", _SCANNED, str(tmp_path / "net.onnx"), str(width)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["tensors"], found["highest"]) == (layers + 1, 2.0)
+    assert found["peak"] < 12 * width * 4
