@@ -52,7 +52,8 @@ class Bench:
         self.measured.append(request["key"])
         if request["key"] in self.errors:
             raise self.errors[request["key"]]
-        return {"key": request["key"], "verdict": "valid", "latency_ns": {"median": 1}, "reasons": []}
+        facts = {"verdict": "valid", "latency_ns": {"median": 1}, "reasons": []}
+        return {"key": request["key"], "profile": request["profile"], **facts}
 
 
 @pytest.fixture
