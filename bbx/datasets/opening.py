@@ -14,6 +14,9 @@ from bbx.datasets.named import NamedDataset, is_named, named_splits
 from bbx.errors import BbxError, UsageError
 from bbx.types import Task
 
+_SMALL_BYTES = 1 << 20
+"""A JSON file of more is taken for annotations without being read."""
+
 _LAYOUTS: dict[Task, str] = {
     "classification": "class folders (CLASS/PICTURE.jpg), or torchvision:CIFAR10 and the like",
     "detection": "a COCO .json, or a folder with train.json, val.json or instances_NAME.json",
@@ -117,9 +120,6 @@ def _may_be_coco(file: Path) -> bool:
     except ValueError:
         return True  # for its reader to say
     return isinstance(content, dict) and "images" in content
-
-
-_SMALL_BYTES = 1 << 20
 
 
 def _annotations(path: Path) -> Path:

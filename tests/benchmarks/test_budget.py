@@ -33,8 +33,8 @@ def rows(*subjects: str) -> tuple[Row, ...]:
     return tuple(Row(subject, runtime, "fp32", 1) for subject in subjects for runtime in ("eager", "ort-cpu"))
 
 
-def cost(subject: str) -> float:
-    return export_seconds(subject) + sum(row_seconds(row, QUICK) for row in rows(subject))
+def cost(subject: str, profile: str = "quick") -> float:
+    return export_seconds(subject) + sum(row_seconds(row, PROFILES[profile]) for row in rows(subject))
 
 
 def test_a_budget_is_spent_on_the_subjects_that_cost_least() -> None:
@@ -93,6 +93,16 @@ def test_no_row_is_begun_when_the_time_is_over_and_those_on_disk_are_there(
     done = [row["key"] for row in _suite(tmp_path, measured, budget_s=budget_s).run(todo)]
     assert measured == [row.key for row in todo.rows[:4]]
     assert done == measured + [row.key for row in rows(names[4])]
+
+
+def test_rows_of_another_profile_are_not_taken_for_done(tmp_path: Path) -> None:
+    todo = Plan(rows("vgg19", "resnet18"), ())
+    measured: list[str] = []
+    list(_suite(tmp_path, measured, budget_s=None).run(todo))
+    measured.clear()
+    budget_s = cost("resnet18", "report") + 0.1
+    list(_suite(tmp_path, measured, budget_s=budget_s, profile="report").run(todo))
+    assert measured == [row.key for row in rows("resnet18")]
 
 
 @pytest.mark.parametrize("changed", [{"profile": "report"}, {"environment": "another"}])

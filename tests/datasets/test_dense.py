@@ -12,6 +12,7 @@ from PIL import Image
 
 from bbx.datasets import IGNORED, Boxes, open_dataset, pixels, splits_of, subset
 from bbx.errors import BbxError, UsageError
+from bbx.evaluation.run import manifest_sha256
 
 DOCUMENT: dict[str, Any] = {
     "images": [
@@ -59,6 +60,20 @@ def _with_parts(*changes: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {**each, **parts, **change} for each, change in zip(DOCUMENT["annotations"], changes, strict=True)
     ]
+
+
+def test_the_hash_that_eval_gives_of_its_data_sees_outlines_and_keypoints(tmp_path: Path) -> None:
+    ends = [{**each, "keypoints": ["head", "tail"]} for each in DOCUMENT["categories"]]
+    changes: list[dict[str, Any]] = [
+        {},
+        {"segmentation": [[1, 2, 11, 2, 11, 22, 2, 22]]},
+        {"keypoints": [1, 3, 2, 11, 22, 1]},
+    ]
+    hashes = set()
+    for number, change in enumerate(changes):
+        path = _coco(tmp_path / str(number), annotations=_with_parts(change, {}), categories=ends)
+        hashes.add(manifest_sha256(open_dataset(str(path), "detection")))
+    assert len(hashes) == len(changes)
 
 
 def test_outlines_and_keypoints_are_those_of_the_file(tmp_path: Path) -> None:

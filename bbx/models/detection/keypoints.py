@@ -32,6 +32,9 @@ CELLS = 8
 _A = -0.75
 """Keys' constant of torch's bicubic interpolation."""
 
+_NEAR = 1e-4
+"""Of a cell, by which a pixel may lie beyond its end: a rounding."""
+
 _BORDER = 2
 """Cells by which a heat map is continued with the value at its edge."""
 
@@ -150,9 +153,6 @@ def _pixels_of(cell: Tensor, pixels: Tensor, cells: int, largest: int) -> tuple[
     # One beyond either end by a rounding has the same height from both of its cells.
     here = (positions >= 0) & (positions < of_box) & (inside > -_NEAR) & (inside < 1 + _NEAR)
     return positions, _cubic((inside[..., None] - taps).abs()), here
-
-
-_NEAR = 1e-4
 
 
 def _at(position: Tensor, pixels: Tensor, cells: int) -> Tensor:
