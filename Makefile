@@ -33,7 +33,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy docs/generate.py docs/int8_tables.py docs/picture.py docs/walkthrough_table.py
+	$(BIN)/mypy docs/generate.py docs/int8_tables.py docs/measured.py docs/picture.py docs/walkthrough_table.py
 	$(BIN)/lint-imports
 	$(BIN)/python -m cogapp --check -I docs README.md docs/*.md
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ def parity(
     *,
     against: Path | str | None = None,
     images: Path | str | None = None,
+    batch: Sequence[int] = (),
     trust: bool = False,
     listener: process.Listener = process.silent,
     **spec_options: Any,
@@ -35,6 +37,8 @@ def parity(
             found.
         images: to compare on: a folder, a list or whatever else calibration takes; by default bbx's
             photographs, and noise.
+        batch: sizes of the batches to compare at, all images at each; by default the export's and others, or
+            8 of `images`.
         trust: load programs that bbx did not make here.
         listener: hears progress and warnings.
         **spec_options: of the model that `against` names; see `ModelSpec`.
@@ -54,12 +58,15 @@ def parity(
         _require_file(Path(against))
     _require_file(path)
     spec = None if is_path else _spec(str(against), spec_options)
-    shown = {"against": against, **spec_options, "images": images, "trust": trust}
+    if any(each < 1 for each in batch):
+        raise UsageError(f"A batch of {min(batch)} images was asked for.", hint="Type 1 or more.")
+    shown = {"against": against, **spec_options, "images": images, "batch": tuple(batch), "trust": trust}
     request = {
         "artifact": str(path.absolute()),
         "against": str(Path(against).absolute()) if against is not None and is_path else None,
         "spec": None if spec is None else spec.to_request(),
         "images": None if images is None else str(Path(images).absolute()),
+        "batches": list(batch),
         "trust": trust,
         "command": command_line("parity", str(artefact), shown, _defaults(trust=False)),
     }

@@ -6,7 +6,8 @@ import json
 import statistics
 from typing import Any
 
-from generate import RESULTS, table
+from generate import table
+from measured import RESULTS
 
 from bbx.models.registry import presets
 

@@ -96,7 +96,7 @@ def asked_for(options: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: there is no such precision.
     """
-    batches, threads = (_flat(options.pop(name)) for name in ("batch", "threads"))
+    batches, threads = (flat(options.pop(name)) for name in ("batch", "threads"))
     scenarios, caches, residences = (
         [str(each) for each in options.pop(name) or ()] for name in ("scenario", "cache", "residence")
     )
@@ -112,5 +112,6 @@ def asked_for(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _flat(given: list[Counts] | None) -> list[int]:
+def flat(given: list[Counts] | None) -> list[int]:
+    """The numbers of an option that may be repeated."""
     return [value for each in given or () for value in each.values]

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bbx.cli import options as opt
+from bbx.cli.conditions import Counts, flat, parse_counts
 from bbx.cli.output import print_json, print_table, reporting
 from bbx.errors import CheckFailed
 
@@ -29,6 +30,10 @@ def parity(
         typer.Option(help="The reference: a model or an artefact. Default: the oldest stage that is found."),
     ] = None,
     images: Images = None,
+    batch: Annotated[
+        list[Counts] | None,
+        typer.Option(parser=parse_counts, metavar="N,…", help="Sizes of the batches to compare at."),
+    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Load engines and programs that bbx did not make here.")
     ] = False,
@@ -41,7 +46,13 @@ def parity(
     with reporting(quiet=quiet) as listener:
         try:
             document = verify_api.parity(
-                artifact, against=against, images=images, trust=trust, listener=listener, **options
+                artifact,
+                against=against,
+                images=images,
+                batch=flat(batch),
+                trust=trust,
+                listener=listener,
+                **options,
             )
         except CheckFailed as error:
             if error.document is not None and not as_json:

@@ -12,7 +12,7 @@ import onnx
 from bbx import artifact, process
 from bbx.artifact import Manifest
 from bbx.calibration.agreement import opened, typed_infer
-from bbx.errors import ArtifactError, BbxError, UnavailableError
+from bbx.errors import ArtifactError, BbxError, UnavailableError, UsageError
 from bbx.exporter import verify
 from bbx.exporter.engine_options import current_target
 from bbx.exporter.verify import Arrays, Case, Infer
@@ -72,16 +72,25 @@ def meaning_of(stages: Sequence[Ancestor]) -> Meaning:
     return Meaning(own.preprocess, own.postprocess, own.weights == "random")
 
 
-def run_stages(stages: Sequence[Ancestor], meaning: Meaning, *, images: Path | None, trust: bool) -> Runs:
+def run_stages(
+    stages: Sequence[Ancestor],
+    meaning: Meaning,
+    *,
+    images: Path | None,
+    batches: tuple[int, ...],
+    trust: bool,
+) -> Runs:
     """Run what can run here.
 
     Args:
         images: the user's images, a folder for example; None for photographs.
+        batches: sizes to compare at; empty for those that parity is always shown at.
         trust: load programs that bbx did not make here.
 
     Raises:
         ArtifactError: the artefact itself, the last stage, cannot be run; or a stage has other inputs or
             outputs than the first.
+        UsageError: a stage does not take these batches.
     """
     cases: tuple[Case, ...] = ()
     wanted: tuple[TensorSpec, ...] = ()
@@ -93,7 +102,7 @@ def run_stages(stages: Sequence[Ancestor], meaning: Meaning, *, images: Path | N
             with _opened(stage, trust=trust) as (inputs, infer):
                 wanted = wanted or inputs
                 _require_inputs(stage, wanted, inputs)
-                cases = cases or tuple(_cases(stages, inputs, meaning, images))
+                cases = cases or tuple(_cases(stages, inputs, meaning, images, batches))
                 outputs = tuple(verify.reference_outputs(cases, infer))
         except BbxError as error:
             if place == len(stages) - 1 and not isinstance(error, UnavailableError):
@@ -154,22 +163,51 @@ def _flavor(stage: Ancestor) -> str:
 
 
 def _cases(
-    stages: Sequence[Ancestor], inputs: tuple[TensorSpec, ...], meaning: Meaning, images: Path | None
+    stages: Sequence[Ancestor],
+    inputs: tuple[TensorSpec, ...],
+    meaning: Meaning,
+    images: Path | None,
+    asked: tuple[int, ...],
 ) -> list[Case]:
-    """Inputs that every stage takes: the batch of the one that fixes it, or of an engine's first profile."""
+    """Inputs that every stage takes: of the batches that were asked for, else of the one that a stage fixes,
+    or of those of an engine's first profile.
+    """
     manifests = [stage.manifest for stage in stages if stage.manifest is not None]
     fixed = [fixed_batch(each) for each in (inputs, *(manifest.inputs for manifest in manifests))]
     batch = next((each for each in fixed if each is not None), None)
     profiled = [sizes for manifest in manifests if (sizes := _profiled_batches(manifest))]
+    if asked:
+        _require_batches(asked, batch, profiled[-1] if profiled else None)
     sizes = verify.batches_to_try(batch or verify.EXAMPLE_BATCH, fixed=batch is not None)
     return comparison_cases(
         tuple(TensorSpec(each.name, each.dtype, (batch, *each.shape[1:])) for each in inputs),
         meaning.preprocess,
-        profiled[-1] if profiled and batch is None else sizes,
+        asked or (profiled[-1] if profiled and batch is None else sizes),
         images=images,
         task=meaning.task,
         noise=not any(stage.stage == "qdq" for stage in stages),
+        image_batches=asked,
     )
+
+
+def _require_batches(asked: tuple[int, ...], fixed: int | None, profiled: tuple[int, ...] | None) -> None:
+    """Refuse before running what a stage cannot take.
+
+    Raises:
+        UsageError: names what it takes.
+    """
+    if fixed is not None:
+        least, most, what = fixed, fixed, f"{fixed} images a run, and no other number"
+    elif profiled is not None:
+        least, most = min(profiled), max(profiled)
+        what = f"{least} to {most} images a run"
+    else:
+        return
+    if not all(least <= each <= most for each in asked):
+        raise UsageError(
+            f"A batch of {', '.join(map(str, asked))} was asked for, and this takes {what}.",
+            hint="Leave --batch out.",
+        )
 
 
 def _profiled_batches(manifest: Manifest) -> tuple[int, ...]:

@@ -48,7 +48,7 @@ def parity_task(request: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         request: `artifact`, `against` (a path, or null), `spec` (of a model, or null), `images` (a path, or
-            null), `trust`, `command`.
+            null), `batches` (sizes, or none), `trust`, `command`.
 
     Raises:
         CheckFailed: a stage is out of its tolerance; the message says which, where and how far.
@@ -60,7 +60,8 @@ def parity_task(request: dict[str, Any]) -> dict[str, Any]:
     with process.collecting_warnings() as warnings:
         stages = _stages(request)
         meaning = meaning_of(stages)
-        runs = run_stages(stages, meaning, images=images, trust=request["trust"])
+        batches = tuple(request["batches"])
+        runs = run_stages(stages, meaning, images=images, batches=batches, trust=request["trust"])
         if not runs.ran or (len(runs.ran) < 2 and len(stages) < 2):
             raise _nothing_to_compare(stages)
         compared = [_compare(runs, before, this, meaning) for before, this in pairwise(runs.ran)]

@@ -60,21 +60,24 @@ class CalibrationSet:
             return (*self.images("calibration"), *self.images("held_out"))
         return tuple(image for image in self.record.images if image.split == split)
 
-    def batches(self, *, split: Split | Literal["all"] = "calibration") -> Iterator[Feeds]:
+    def batches(
+        self, *, split: Split | Literal["all"] = "calibration", batch: int | None = None
+    ) -> Iterator[Feeds]:
         """Feeds for the network, as often as they are asked for and always in the same order.
 
         One batch is in memory at a time. The last may be smaller, unless the graph fixes its batch.
 
         Args:
             split: what to measure (`calibration`), what to choose methods by (`held_out`), or both.
+            batch: images a run, where the graph does not fix them; by default those of the record.
 
         Raises:
             BbxError: an image cannot be read any more, or the images of a batch differ in shape.
         """
-        images, batch = self.images(split), self.record.batch
+        images, count = self.images(split), batch or self.record.batch
         with ThreadPoolExecutor(WORKERS) as pool:
-            for start in range(0, len(images), batch):
-                yield _stacked(list(pool.map(self._row, images[start : start + batch])))
+            for start in range(0, len(images), count):
+                yield _stacked(list(pool.map(self._row, images[start : start + count])))
 
     def _row(self, image: RecordedImage) -> Row:
         return self._source.row(image.entry)

@@ -186,6 +186,27 @@ def test_own_images_take_the_place_of_photographs(bbx: Any, folder: Path, tmp_pa
     assert sum(case["batch"] for case in cases) == 5
     assert {case["input"] for case in cases} == {"images"}
     assert "--images" in document["command"]
+    sizes = bbx("parity", folder / f"{TINY}.fp16.onnx", *options, "--batch", "2,5").document
+    cases = sizes["stages"][1]["to_first"]["cases"]
+    assert [case["batch"] for case in cases] == [2, 2, 1, 5]
+    assert "--batch 2 --batch 5" in sizes["command"]
+
+
+def test_the_batches_to_compare_at_can_be_named(bbx: Any, folder: Path) -> None:
+    document = bbx("parity", folder / f"{TINY}.onnx", "--batch", "5", "--batch", "1", "--json", "-q").document
+    cases = document["stages"][1]["to_first"]["cases"]
+    assert [(case["batch"], case["input"]) for case in cases] == [
+        (5, "photographs"),
+        (5, "noise"),
+        (1, "photographs"),
+        (1, "noise"),
+    ]
+    fixed = bbx("export", MODEL, "--batch", 2, "-q", "-o", folder / "fixed.onnx")
+    assert fixed.code == 0
+    assert bbx("parity", folder / "fixed.onnx", "--batch", "2", "-q").code == 0
+    refused = bbx("parity", folder / "fixed.onnx", "--batch", "2,3", "-q")
+    assert refused.code == 2
+    assert "takes 2 images a run, and no other number. Leave --batch out." in refused.error
 
 
 @pytest.mark.parametrize(
@@ -200,6 +221,8 @@ def test_own_images_take_the_place_of_photographs(bbx: Any, folder: Path, tmp_pa
         (("{typed}", "--against", "{graph}", "--seed", 3), 2, "Options of a model belong to --against MODEL"),
         (("{typed}", "--seed", 3), 2, "Options of a model belong to --against MODEL"),
         (("{typed}", "--images", "nowhere"), 1, "nowhere"),
+        (("{typed}", "--batch", "0"), 2, "A batch of 0 images was asked for. Type 1 or more."),
+        (("{typed}", "--batch", "two"), 2, "'two' is no list of whole numbers"),
         (("{typed}", "--against", "resnet18", "--weights", "random"), 1, "takes images (3×16×16)"),
     ],
 )

@@ -1,18 +1,20 @@
 """Every detector and segmenter: ONNX in both lowerings with parity, and RTX engines in FP32 and FP16.
 
+    python -m tests.performance.dense_coverage [--part PART] [MODEL ...]
+
 Run by `make coverage`; writes `docs/results/dense.json`, from which the documentation makes its table.
 Weights are seeded random ones, whose heads are set to find something. Networks that take any size get images
 of `SIDE` pixels: at 320 a model takes up to a quarter of an hour on one core, for the same graph. Each
 lowering is compared with torchvision's own model (of a segmenter of bbx, with the module) on bbx's
-photographs at batch 1, 2 and 3 when it is exported, and the one for ONNX Runtime on `IMAGES` scenes and
-photographs too. Models that are done are kept in the file, so that a run that was stopped goes on where it
-was.
+photographs when it is exported, and the one for ONNX Runtime on `IMAGES` scenes and photographs too, all of
+them at each batch of `BATCHES`. Parts that are done are kept in the file, so that a run that was stopped goes
+on where it was; those of models or parts that are named are measured anew.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -33,38 +35,33 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results" / "dense.json"
 SIDE = 192
 IMAGES = 32
+BATCHES = (1, 2, 5)
 DETECTIONS_WITH_KEYPOINTS = 20
+PARTS = ("onnx", "images", "static", "fp32", "fp16")
 
 
-def row(model: Preset, out: Path, images: Path) -> dict[str, Any]:
-    """What became of one model, form by form."""
-    side = None if model.fixed_size or model.preprocess.height <= SIDE else SIDE
+def parts_of(model: Preset) -> tuple[str, ...]:
+    """What is measured of a model; a segmenter has one lowering."""
+    return tuple(part for part in PARTS if part != "static" or model.task == "detection")
+
+
+def measured(model: Preset, part: str, out: Path, images: Path) -> dict[str, Any]:
+    """What became of one part of a model."""
+    side = _side(model)
     options: dict[str, Any] = {"weights": "random", "image_size": side, "out": out}
     if model.num_keypoints is not None:  # whose head takes 0.7 TFLOP for the usual 100 detections
         options["detections"] = DETECTIONS_WITH_KEYPOINTS
-    found: dict[str, Any] = {"model": model.name, "task": model.task, "side": side or model.preprocess.height}
-    lowerings = ("onnx", "static") if model.task == "detection" else ("auto",)
-    for lowering in lowerings:
-        name = "onnx" if lowering == "auto" else lowering
-        document: dict[str, Any] = {}
+    if part in ("fp32", "fp16"):
+        return verdict(lambda: bbx.build_engine(model.name, precision=part, **options))
+    lowering: Any = "auto" if model.task != "detection" else "static" if part == "static" else "onnx"
+    if part != "images":
+        return verdict(lambda: bbx.export(model.name, lowering=lowering, **options))
+    artifact = bbx.export(model.name, lowering=lowering, **options)["artifact"]
+    return {"batches": BATCHES} | verdict(lambda: bbx.parity(artifact, images=images, batch=BATCHES))
 
-        def export(lowering: Any = lowering, document: dict[str, Any] = document) -> dict[str, Any]:
-            document |= bbx.export(model.name, lowering=lowering, **options)
-            return document
 
-        def compare(document: dict[str, Any] = document) -> dict[str, Any]:
-            return bbx.parity(document["artifact"], images=images)
-
-        found[name] = verdict(export)
-        if document and name == "onnx":
-            found["images"] = verdict(compare)
-    for precision in ("fp32", "fp16"):
-
-        def build(precision: Any = precision) -> dict[str, Any]:
-            return bbx.build_engine(model.name, precision=precision, **options)
-
-        found[precision] = verdict(build)
-    return found
+def _side(model: Preset) -> int | None:
+    return None if model.fixed_size or model.preprocess.height <= SIDE else SIDE
 
 
 def write_images(folder: Path) -> None:
@@ -102,19 +99,27 @@ def verdict(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     """Go through the models named on the command line, or all of them."""
-    asked = [preset(name) for name in sys.argv[1:]]
-    models = asked or [*presets("detection"), *presets("segmentation")]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("models", nargs="*", type=preset)
+    parser.add_argument("--part", action="append", choices=PARTS, default=[])
+    given = parser.parse_args()
     done = {each["model"]: each for each in json.loads(RESULTS.read_text())} if RESULTS.exists() else {}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    models = given.models or [*presets("detection"), *presets("segmentation")]
+    anew = set(given.part or (PARTS if given.models else ()))
     with warm(), tempfile.TemporaryDirectory() as images:
         write_images(Path(images))
         for index, model in enumerate(models):
-            if model.name in done:
-                continue
+            row = done.setdefault(
+                model.name,
+                {"model": model.name, "task": model.task, "side": _side(model) or model.preprocess.height},
+            )
+            todo = [part for part in parts_of(model) if part in anew or part not in row]
             with tempfile.TemporaryDirectory() as folder:
-                done[model.name] = row(model, Path(folder), Path(images))
-            print(f"[{index + 1}/{len(models)}]", json.dumps(done[model.name]), flush=True)
-            RESULTS.write_text(json.dumps(list(done.values()), indent=1) + "\n")
+                for part in todo:
+                    row[part] = measured(model, part, Path(folder), Path(images))
+                    RESULTS.write_text(json.dumps(list(done.values()), indent=1) + "\n")
+            print(f"[{index + 1}/{len(models)}]", json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Run by `make coverage`; writes `docs/results/torchvision.json` and the table `docs/torchvision.md`. Weights
 are seeded random ones, so that the table can be made again anywhere. Models that are done are kept in the
-JSON file, so that a run that was stopped goes on where it was.
+JSON file, so that a run that was stopped goes on where it was; those that are named are measured anew.
 """
 
 from __future__ import annotations
@@ -122,12 +122,10 @@ def page(rows: list[dict[str, Any]], missing: list[str]) -> str:
 
 def main() -> None:
     """Go through the models named on the command line, or all of them."""
-    names = sys.argv[1:] or classifiers()
     done = {each["model"]: each for each in json.loads(RESULTS.read_text())} if RESULTS.exists() else {}
+    names = sys.argv[1:] or [name for name in classifiers() if name not in done]
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(names):
-        if name in done:
-            continue
         with warm(), tempfile.TemporaryDirectory() as folder:
             done[name] = row(name, Path(folder))
             shutil.rmtree(folder, ignore_errors=True)
