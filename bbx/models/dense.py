@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.detection.ssd import SSD
 
 from bbx import process
@@ -96,7 +97,11 @@ def _settle(network: nn.Module, how: DetectionOptions, preprocess: Preprocess) -
     module = detection.deployable(
         network, replace(how, lowering="onnx"), (preprocess.height, preprocess.width)
     ).eval()
-    notes = settle(module, preprocess, but=_settled(module), any_size=False)
+    inside = set(module.backbone.modules())
+    outside = (part for part in module.modules() if part not in inside)
+    # What comes after the last batch norm need not run, and most detectors have all of them in the backbone.
+    part = module if any(isinstance(each, _BatchNorm) for each in outside) else module.backbone
+    notes = settle(part, preprocess, but=_settled(module), any_size=False)
     return notes + settle_scores(network, module, how, preprocess)
 
 

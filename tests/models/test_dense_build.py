@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import get_model, get_model_weights
 from torchvision.models._api import WeightsEnum
+from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.ops import FrozenBatchNorm2d
 
 from bbx import process
@@ -264,6 +265,19 @@ def test_random_weights_are_warned_of(offline: Path) -> None:
 
 
 # --- backbones --------------------------------------------------------------------------------------
+
+
+def test_random_heads_are_settled_without_what_follows_the_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = ModelSpec("maskrcnn_r50_fpn", weights="random", image_size=64)
+    wanted = build(spec).module.state_dict()
+
+    def forward(*_: Any) -> None:
+        raise AssertionError("a mask was computed")
+
+    monkeypatch.setattr(MaskRCNNPredictor, "forward", forward)
+    settled = build(spec).module.state_dict()
+    assert settled.keys() == wanted.keys()
+    assert all(torch.equal(settled[key], value) for key, value in wanted.items())
 
 
 def test_a_trained_backbone_stays_as_it_was_trained() -> None:

@@ -9,9 +9,9 @@ the class scores is moved until a given number of candidates a photograph passes
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -48,10 +48,11 @@ def settle_scores(
     """
     images = torch.from_numpy(photograph_batch(preprocess, _IMAGES))
     # Stage by stage: what the second is shown depends on the first.
-    for stage in _spreads(network):
-        given = _given(module, list(stage), images[:_SPREAD_IMAGES])
-        for (layer, spread), values in zip(stage.items(), given, strict=True):
+    for stage in _stages(network):
+        given = _given(module, list(stage.spreads), images[:_SPREAD_IMAGES], until=stage.last)
+        for (layer, spread), values in zip(stage.spreads.items(), given, strict=True):
             _scale(layer, spread / float(values.std()))
+    last = _stages(network)[-1].last
     layers, classes, is_softmax = _scores(network)
     threshold = how.score_threshold
     if isinstance(network, zoo.FCOS):
@@ -59,7 +60,7 @@ def settle_scores(
         threshold = threshold**2 / 0.5
     shifts = []
     for image in images:
-        given = _given(module, layers, image[None])
+        given = _given(module, layers, image[None], until=last)
         logits = torch.cat([rows.reshape(-1, classes) for rows in given])
         shifts.append(_background(logits, threshold) if is_softmax else _bias(logits, threshold))
     # The image with the fewest candidates has that many, and the others have more.
@@ -71,17 +72,28 @@ def settle_scores(
     )
 
 
-def _spreads(network: Any) -> list[dict[_Layer, float]]:
-    """The layers that score or move boxes and the spread that each is given, by stage."""
+class _Stage(NamedTuple):
+    """The layers that score or move boxes, with the spread that each is given.
+
+    Attributes:
+        last: the part that has called all of them when it is left, once an image batch; None where there is
+            none, and the whole network has to run.
+    """
+
+    spreads: dict[_Layer, float]
+    last: nn.Module | None
+
+
+def _stages(network: Any) -> list[_Stage]:
     if isinstance(network, zoo.FasterRCNN):
         rpn, box = network.rpn.head, network.roi_heads.box_predictor
         return [
-            {rpn.cls_logits: _LOGIT_SPREAD, rpn.bbox_pred: _OFFSET_SPREAD},
-            {box.cls_score: _LOGIT_SPREAD, box.bbox_pred: 1.0},
+            _Stage({rpn.cls_logits: _LOGIT_SPREAD, rpn.bbox_pred: _OFFSET_SPREAD}, rpn),
+            _Stage({box.cls_score: _LOGIT_SPREAD, box.bbox_pred: 1.0}, box),
         ]
     scores = dict.fromkeys(_scores(network)[0], _LOGIT_SPREAD)
     moves = dict.fromkeys(_last_layers(network.head.regression_head, "bbox_reg"), _OFFSET_SPREAD)
-    return [scores | moves]
+    return [_Stage(scores | moves, None)]
 
 
 def _scores(network: Any) -> tuple[list[_Layer], int, bool]:
@@ -101,21 +113,35 @@ def _last_layers(head: Any, name: str) -> list[_Layer]:
     return [part if isinstance(part, nn.Conv2d) else part[-1] for part in head.module_list]
 
 
-def _given(module: nn.Module, layers: list[_Layer], images: Tensor) -> list[Tensor]:
-    """What each of these layers gives on the images: all calls of a layer, rows of channels [N, C]."""
+class _Enough(Exception):
+    """Ends a forward pass of which everything that is wanted has been seen."""
+
+
+def _given(
+    module: nn.Module, layers: list[_Layer], images: Tensor, *, until: nn.Module | None
+) -> list[Tensor]:
+    """What each of these layers gives on the images: all calls of a layer, rows of channels [N, C].
+
+    Args:
+        until: the part after which nothing is run any more; see `_Stage`.
+    """
     seen: dict[int, list[Tensor]] = {id(layer): [] for layer in layers}
 
     def keep(layer: nn.Module, _: Any, given: Tensor) -> None:
         seen[id(layer)].append(given.movedim(1, -1).flatten(0, -2))
 
-    with _hooked(layers, keep), torch.no_grad():
+    def end(*_: Any) -> None:
+        raise _Enough
+
+    ends = [] if until is None else [until]
+    with suppress(_Enough), _hooked(layers, keep), _hooked(ends, end), torch.no_grad():
         module(images)
     return [torch.cat(seen[id(layer)]) for layer in layers]
 
 
 @contextmanager
-def _hooked(layers: list[_Layer], hook: Callable[[nn.Module, Any, Tensor], None]) -> Iterator[None]:
-    handles = [layer.register_forward_hook(hook) for layer in layers]
+def _hooked(parts: Sequence[nn.Module], hook: Callable[..., None]) -> Iterator[None]:
+    handles = [part.register_forward_hook(hook) for part in parts]
     try:
         yield
     finally:
