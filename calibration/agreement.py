@@ -60,14 +60,21 @@ def tolerance_of(
 def excused(parity: Parity, *, random_weights: bool, noise: bool) -> Parity:
     """The same verdict, but where a failure in eight bits proves nothing: then it is `inconclusive`.
 
+    A graph whose answers are not finite, or of another shape, is broken whatever its weights.
+
     Args:
         random_weights: nobody trained the network.
         noise: it was calibrated on noise.
     """
-    if parity.verdict != "fail" or not (random_weights or noise):
+    if parity.verdict != "fail" or not (random_weights or noise) or _cannot_be_compared(parity):
         return parity
     why = "Random weights have no answer" if random_weights else "Noise calibrates for no image"
     return replace(parity, verdict="inconclusive", reasons=(f"{why} to keep: {parity.reasons[0]}",))
+
+
+def _cannot_be_compared(parity: Parity) -> bool:
+    """Whether an output is infinitely far; see `bbx.exporter.verify.FAR`."""
+    return any(np.isinf(found.max_abs) for case in parity.cases for found in case["outputs"].values())
 
 
 def distance_of(parity: Parity) -> float:

@@ -85,6 +85,28 @@ def test_in_16_bits_random_weights_prove_nothing_either(
         assert typed.typed_task(request)["parity"]["verdict"] == verdict
 
 
+def test_answers_that_are_not_finite_are_broken_whatever_the_weights(
+    bbx: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = _quantize(bbx, CLASSIFIER, pictures, tmp_path)
+
+    def overflowing(*arguments: Any, **options: Any) -> TypedGraph:
+        graph = typed_from_onnx(*arguments, **options)
+        scales = [
+            tensor for tensor in graph.model.graph.initializer if tensor.data_type == TensorProto.FLOAT16
+        ]
+        largest = max(scales, key=lambda tensor: numpy_helper.to_array(tensor).size)
+        values = np.full_like(numpy_helper.to_array(largest), np.inf)
+        largest.CopyFrom(numpy_helper.from_array(values, largest.name))
+        return graph
+
+    monkeypatch.setattr(typed, "typed_from_onnx", overflowing)
+    step = TypedStep("a test", Path(made.document["artifact"]), "fp16")
+    request = {"step": step.to_request(), "path": str(tmp_path / "broken.onnx")}
+    with pytest.raises(CheckFailed, match="relative L2 inf"):
+        typed.typed_task(request)
+
+
 def test_a_detector_of_random_weights_is_judged_by_the_heads_of_both_stages(
     bbx: Any, pictures: Path, tmp_path: Path
 ) -> None:
