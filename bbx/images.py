@@ -127,12 +127,18 @@ def apply(image: Image.Image, how: Preprocess) -> NDArray[np.generic]:
         `how.dtype`, shape `how.input_shape` without the batch.
     """
     fitted = np.asarray(_FITS[how.fit](image, how))
-    if how.dtype == "float32":
-        mean, std = np.asarray(how.mean, np.float32), np.asarray(how.std, np.float32)
-        fitted = (fitted.astype(np.float32) / np.float32(255) - mean) / std
     if how.layout == "NCHW":
         fitted = fitted.transpose(2, 0, 1)
-    return np.ascontiguousarray(fitted)
+    if how.dtype != "float32":
+        return np.ascontiguousarray(fitted)
+    of_channels = (3, 1, 1) if how.layout == "NCHW" else (3,)
+    mean, std = (np.asarray(values, np.float32).reshape(of_channels) for values in (how.mean, how.std))
+    # Into rows of one channel and in place: with the three channels innermost it takes four times as long.
+    row = np.empty(fitted.shape, np.float32)
+    np.divide(fitted, np.float32(255), out=row)
+    row -= mean
+    row /= std
+    return row
 
 
 def placement(width: int, height: int, how: Preprocess) -> tuple[float, float, float, float]:
