@@ -133,7 +133,7 @@ def apply(image: Image.Image, how: Preprocess) -> NDArray[np.generic]:
         return np.ascontiguousarray(fitted)
     of_channels = (3, 1, 1) if how.layout == "NCHW" else (3,)
     mean, std = (np.asarray(values, np.float32).reshape(of_channels) for values in (how.mean, how.std))
-    # Into rows of one channel and in place: with the three channels innermost it takes four times as long.
+    # Into rows of one channel and in place: with the three channels innermost it takes several times as long.
     row = np.empty(fitted.shape, np.float32)
     np.divide(fitted, np.float32(255), out=row)
     row -= mean
