@@ -1,11 +1,11 @@
-"""Images in batches, decoded and preprocessed on other threads while a network computes."""
+"""Images in batches, decoded and preprocessed on other threads, beside a network or in turns with it."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -53,12 +53,18 @@ class Batch:
 
 
 def batches(
-    dataset: Dataset, how: Preprocess, batch: int, pool: ThreadPoolExecutor, *, ahead: int
+    dataset: Dataset,
+    how: Preprocess,
+    batch: int,
+    pool: ThreadPoolExecutor,
+    *,
+    ahead: int,
+    in_bursts: bool = False,
 ) -> Iterator[Batch]:
     """All images of a dataset in its order, at most `batch` at a time.
 
     Each batch is made by one thread; so many are made at once as the pool has threads, and no more than
-    `ahead` wait to be taken.
+    `ahead` wait to be taken; see `in_order` for bursts.
 
     Raises:
         BbxError: a label cannot be read.
@@ -68,23 +74,43 @@ def batches(
     def make(part: range) -> Batch:
         return _batch(dataset, how, part)
 
-    return in_order(make, parts, pool, ahead=ahead)
+    return in_order(make, parts, pool, ahead=ahead, in_bursts=in_bursts)
 
 
 def in_order(
-    work: Callable[[T], R], items: Iterable[T], pool: ThreadPoolExecutor, *, ahead: int
+    work: Callable[[T], R],
+    items: Iterable[T],
+    pool: ThreadPoolExecutor,
+    *,
+    ahead: int,
+    in_bursts: bool = False,
 ) -> Iterator[R]:
     """As `map`, on a pool, with at most `ahead` items begun and not taken.
 
     `ThreadPoolExecutor.map` begins all of them at once, and keeps what nobody has taken yet.
+
+    Args:
+        in_bursts: work and taking take turns: `ahead` items are finished before the first is taken, and none
+            is begun before the last of them is done with. For takers that use all cores themselves: their
+            threads wait for the slowest, so that one core taken from them stops the others too.
     """
     left = iter(items)
-    begun: deque[Future[R]] = deque(pool.submit(work, item) for item in islice(left, ahead))
+    begun: deque[Future[R]] = deque()
+
+    def begin(count: int) -> None:
+        begun.extend(pool.submit(work, item) for item in islice(left, count))
+
+    begin(ahead)
     try:
         while begun:
+            if in_bursts:
+                wait(begun)
             done = begun.popleft().result()
-            begun.extend(pool.submit(work, item) for item in islice(left, 1))
+            if not in_bursts:
+                begin(1)
             yield done
+            if not begun:
+                begin(ahead)
     finally:
         for future in begun:
             future.cancel()

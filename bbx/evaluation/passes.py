@@ -34,7 +34,7 @@ class Pass:
         tally: what it answered, judged.
         classes: the names of its classes, in its numbering.
         skipped: images that cannot be decoded.
-        images_per_s: from the first answer on; from the start where there was only one.
+        images_per_s: from the first answers on; from the start where there were no more.
     """
 
     tally: Tally[Any]
@@ -67,18 +67,26 @@ def passed(
         return [_looked(tally, *each) for each in zip(part.names, results, targets, strict=True)]
 
     skipped: list[Skipped] = []
+    ahead = _AHEAD * WORKERS
+    # A network on the CPU has all cores to itself while it computes; beside one on a GPU they are idle.
+    at_once = ahead if opened.runner.device == "cpu" else 1
     with ThreadPoolExecutor(WORKERS) as pool:
-        ahead = _AHEAD * WORKERS
+        answered: list[tuple[Batch, Outputs]] = []
         waiting: deque[Future[list[Any]]] = deque()
-        clock = _Clock()
-        for part in batches(dataset, opened.preprocess, opened.fixed_batch or batch, pool, ahead=ahead):
+        clock = _Clock(at_once)
+        size = opened.fixed_batch or batch
+        for part in batches(dataset, opened.preprocess, size, pool, ahead=ahead, in_bursts=at_once > 1):
             skipped += part.skipped
             require_few_broken([each.reason for each in skipped], among=len(dataset), cannot_be="used")
             if part.names:
-                waiting.append(pool.submit(judge, part, opened.infer(part.rows)))
+                answered.append((part, opened.infer(part.rows)))
                 clock.computed(len(part.names))
+            if len(answered) >= at_once:
+                waiting.extend(pool.submit(judge, *each) for each in answered)
+                answered.clear()
             _collect(tally, waiting, most=ahead)
             process.progress("evaluate", clock.images / len(dataset), label)
+        waiting.extend(pool.submit(judge, *each) for each in answered)
         _collect(tally, waiting, most=0)
         rate = clock.images_per_s()
     return Pass(tally, names, tuple(skipped), rate)
@@ -101,21 +109,27 @@ def renumbered(target: Target, numbers: NDArray[np.int64]) -> Target:
 
 
 class _Clock:
-    """Images over time; the first batch, in which a runtime may still set itself up, is not counted."""
+    """Images over time.
 
-    def __init__(self) -> None:
+    The first batches are not counted: in the first a runtime may still set itself up, and those that were
+    decoded together with it cost nothing any more.
+    """
+
+    def __init__(self, uncounted: int) -> None:
         self.images = 0
+        self._uncounted = uncounted
         self._begun = self._from = time.perf_counter()
         self._before = 0
 
     def computed(self, count: int) -> None:
-        if not self.images:
-            self._from, self._before = time.perf_counter(), count
         self.images += count
+        if self._uncounted:
+            self._uncounted -= 1
+            self._from, self._before = time.perf_counter(), self.images
 
     def images_per_s(self) -> float:
         end = time.perf_counter()
-        if self.images == self._before:
+        if self._uncounted or self.images == self._before:
             return self.images / (end - self._begun)
         return (self.images - self._before) / (end - self._from)
 

@@ -198,7 +198,7 @@ def opened(subject: Subject, *, trust: bool, threads: int | None) -> Iterator[Op
             f"Nothing says how images become the input of {subject.name}, and what its outputs mean.",
             hint="The manifests that `bbx export` and `bbx build-trt` write do.",
         )
-    with open_runner(subject.runtime, target, threads=threads, trust=trust) as runner:
+    with open_runner(subject.runtime, target, threads=threads, trust=trust, shared_cores=True) as runner:
         yield Opened(runner, how, means)
 
 

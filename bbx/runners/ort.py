@@ -53,6 +53,8 @@ class OrtRunner(Runner):
         threads: intra-op threads; by default one a physical core.
         exact: compute Q/DQ nodes as they are written; ONNX Runtime would fuse them into integer kernels,
             which round the results of layers too.
+        shared_cores: leave the cores to others between inferences. ONNX Runtime's threads would keep them
+            busy for a while, waiting for the next one.
 
     Raises:
         ArtifactError: on opening, the file is missing, truncated, invalid, or reaches outside its folder.
@@ -60,10 +62,17 @@ class OrtRunner(Runner):
     """
 
     def __init__(
-        self, path: Path, *, provider: Provider = "cpu", threads: int | None = None, exact: bool = False
+        self,
+        path: Path,
+        *,
+        provider: Provider = "cpu",
+        threads: int | None = None,
+        exact: bool = False,
+        shared_cores: bool = False,
     ) -> None:
         self._path = path
         self._exact = exact
+        self._shared_cores = shared_cores
         self._provider: Provider = provider
         self._asked_threads = threads
         self._session: Any = None
@@ -82,6 +91,8 @@ class OrtRunner(Runner):
             options.intra_op_num_threads = self._asked_threads
         if self._exact:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
+        if self._shared_cores:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.threads = self._asked_threads
         provider: Any = _PROVIDERS[self._provider]
         if self._provider == "cuda":

@@ -183,6 +183,7 @@ def open_runner(
     trust: bool = False,
     cuda_graph: bool = False,
     precision: Precision = "fp32",
+    shared_cores: bool = False,
 ) -> Runner:
     """The runner of `runtime` for `subject`; nothing is loaded before it is entered.
 
@@ -192,6 +193,7 @@ def open_runner(
         trust: load a program that bbx did not make here.
         cuda_graph: capture an inference and replay it.
         precision: what `eager` and `compile` compute in; an artefact has its own.
+        shared_cores: for whom other work on the CPU alternates with inferences; see `OrtRunner`.
 
     Raises:
         UsageError: there is no such runtime, it does not take this subject, or it has no CUDA graphs.
@@ -215,6 +217,8 @@ def open_runner(
             f"{runtime} runs a file in the format {RUNTIMES[runtime].format}, and was given a model.",
             hint="Export it first.",
         )
+    if runtime in ("ort-cpu", "ort-cuda"):
+        return _ort_runner(runtime, subject, threads, shared_cores)
     return _file_runner(runtime, subject, threads, trust, cuda_graph)
 
 
@@ -256,16 +260,19 @@ def _module_runner(
     )
 
 
+def _ort_runner(runtime: str, path: Path, threads: int | None, shared_cores: bool) -> Runner:
+    from bbx.runners.ort import OrtRunner, Provider
+
+    provider: Provider = "cpu" if runtime == "ort-cpu" else "cuda"
+    return OrtRunner(path, provider=provider, threads=threads, shared_cores=shared_cores)
+
+
 def _file_runner(runtime: str, path: Path, threads: int | None, trust: bool, cuda_graph: bool) -> Runner:
     if runtime in ("torchscript", "pt2"):
         from bbx.runners.torchscript import Pt2Runner, TorchScriptRunner
 
         program = TorchScriptRunner if runtime == "torchscript" else Pt2Runner
         return program(path, device=_torch_device(), threads=threads, trust=trust)
-    if runtime in ("ort-cpu", "ort-cuda"):
-        from bbx.runners.ort import OrtRunner
-
-        return OrtRunner(path, provider="cpu" if runtime == "ort-cpu" else "cuda", threads=threads)
     if runtime == "openvino":
         from bbx.runners.openvino import OpenvinoRunner
 

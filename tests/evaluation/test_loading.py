@@ -79,6 +79,36 @@ def test_no_more_is_begun_than_was_asked_for(pool: ThreadPoolExecutor) -> None:
     assert taken == 50
 
 
+def test_bursts_are_over_before_the_first_is_taken(pool: ThreadPoolExecutor) -> None:
+    begun: list[int] = []
+    ended: list[int] = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        time.sleep(0.002 * (number % 3))
+        ended.append(number)
+        return number
+
+    taken = []
+    for number in in_order(work, range(11), pool, ahead=4, in_bursts=True):
+        time.sleep(0.005)  # long enough for a worker to begin what it must not
+        assert len(begun) == len(ended) == min(number // 4 * 4 + 4, 11)
+        taken.append(number)
+    assert taken == list(range(11))
+
+
+def test_an_error_in_a_burst_ends_it(pool: ThreadPoolExecutor) -> None:
+    def work(number: int) -> int:
+        if number == 5:
+            raise BbxError("the sixth")
+        return number
+
+    taken = in_order(work, range(11), pool, ahead=4, in_bursts=True)
+    assert [next(taken) for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(BbxError, match="the sixth"):
+        next(taken)
+
+
 def test_an_error_ends_it_and_what_waits_is_not_begun() -> None:
     begun: list[int] = []
 

@@ -1,6 +1,6 @@
 """How much of a runner's own speed `bbx eval` has, with images decoded on other threads meanwhile.
 
-    python -m tests.performance.eval_throughput [--images 64] [--rounds 9] [--out FILE]
+    python -m tests.performance.eval_throughput [--images 400] [--rounds 7] [--out FILE]
 
 The runner's own speed is that of `infer` on batches that are in memory; the other is that of the whole way:
 JPEG files decoded, resized, computed, judged. Both are measured in turns, on one runner in one process,
@@ -35,8 +35,8 @@ SIDE = 320
 def main() -> None:
     """Measure all models and write the result."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, default=Path("docs/results/eval_throughput.json"))
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -170,3 +171,18 @@ def test_eager_says_when_outputs_are_described_wrongly(nets: ModuleType) -> None
 def test_a_cuda_graph_needs_cuda(nets: ModuleType) -> None:
     with pytest.raises(UsageError, match="CUDA graph"):
         EagerRunner(nets.net(), nets.INPUTS, nets.OUTPUTS, cuda_graph=True)
+
+
+def test_a_shared_core_is_left_to_others_between_inferences(files: dict[str, Path], nets: ModuleType) -> None:
+    def spun(shared_cores: bool) -> float:
+        """Seconds of CPU that went by while nothing was asked for."""
+        taken = 0.0
+        with OrtRunner(files["onnx"], threads=2, shared_cores=shared_cores) as runner:
+            for _ in range(20):
+                runner.infer(nets.feeds(2))
+                begun = time.process_time()
+                time.sleep(0.005)
+                taken += time.process_time() - begun
+        return taken
+
+    assert spun(shared_cores=True) < 0.3 * spun(shared_cores=False)
