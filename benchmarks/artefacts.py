@@ -178,7 +178,11 @@ def _is_own_reference(subject: Subject, row: Row) -> bool:
     return subject.is_fixed or (row.runtime == "ort-cpu" and row.precision == "fp32")
 
 
-def manifest_of(path: Path) -> Manifest | None:
-    """The manifest beside an artefact, when it is that file's."""
+def manifest_of(path: Path, sha256: str | None = None) -> Manifest | None:
+    """The manifest beside an artefact, when it is that file's.
+
+    Args:
+        sha256: of the file, where that is known.
+    """
     manifest = read_manifest(path)
-    return manifest if manifest is not None and manifest.sha256 == sha256_of(path) else None
+    return manifest if manifest is not None and manifest.sha256 == (sha256 or sha256_of(path)) else None

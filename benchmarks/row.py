@@ -162,7 +162,7 @@ def _opened(request: dict[str, Any]) -> Iterator[_Opened]:
             yield _Opened(runner, model.preprocess, model.postprocess, model, None)
         return
     path = Path(request["artefact"])
-    manifest = manifest_of(path)
+    manifest = manifest_of(path, request["artefact_sha256"])
     with open_runner(request["runtime"], path, **options) as runner:
         means = manifest.postprocess if manifest else None
         yield _Opened(runner, manifest.preprocess if manifest else None, means, None, manifest)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bbx import lazy
+from bbx.artifact.onnx_wire import structure
 from bbx.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def check_external_data(path: Path) -> list[Path]:
 
 
 def checked_graph(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
-    """An ONNX graph without its external data, and the files of that data, proven to be safe to open.
+    """An ONNX graph without its weights, and the files of its external data, proven to be safe to open.
 
     Each must resolve inside the graph's own folder, to a regular file with a single link: a graph must
     not make its reader open `/etc/shadow`, through a symbolic or a hard link either.
@@ -29,7 +30,7 @@ def checked_graph(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
     """
     library = lazy.require("onnx")
     try:
-        model: onnx.ModelProto = library.load(str(path), load_external_data=False)
+        model = structure(path)
     except FileNotFoundError as error:
         raise ArtifactError(f"There is no file {path}.") from error
     except OSError as error:
