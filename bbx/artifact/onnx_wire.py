@@ -38,6 +38,8 @@ def structure(path: Path) -> onnx.ModelProto:
         (protos.TensorProto, "raw_data"),
     )
     numbers = [proto.DESCRIPTOR.fields_by_name[name].number for proto, name in steps]
+    if path.is_file() and not path.stat().st_size:
+        raise ValueError("it is empty")
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         found: onnx.ModelProto = protos.ModelProto.FromString(bytes(_slim(data, 0, len(data), numbers)))
     return found
@@ -71,9 +73,9 @@ def _extent(data: mmap.mmap, kind: int, value: int, end: int) -> tuple[int, int]
     elif kind in (_FIXED64, _FIXED32):
         body, after = value, value + (8 if kind == _FIXED64 else 4)
     else:
-        raise ValueError(f"a field of the kind {kind} at byte {value}")
+        raise ValueError(f"it has a field of a kind that nobody knows at byte {value}")
     if after > end:
-        raise ValueError(f"the field at byte {value} ends at byte {after}, and what it is in at byte {end}")
+        raise ValueError(f"it ends at byte {end}, in the middle of a field of {after - body} bytes")
     return body, after
 
 
@@ -87,7 +89,7 @@ def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
         if byte < 0x80:
             return found, at
         shift += 7
-    raise ValueError(f"a number without an end at byte {at}")
+    raise ValueError(f"it ends at byte {at}, in the middle of a number")
 
 
 def _as_varint(number: int) -> bytes:

@@ -114,8 +114,8 @@ def page(rows: list[dict[str, Any]], missing: list[str]) -> str:
         "",
         *([f"Not measured yet: {', '.join(missing)}.", ""] if missing else []),
         f"- Export with parity `pass`: {share(rows, lambda r: r['export'] == 'pass')}. Of these, "
-        f"{share(rows, lambda r: 'random' in r)} are from a checkpoint with a seeded head: torchvision zeroes "
-        "the head of a new ViT, and with outputs that are all zero the verdict is `inconclusive`",
+        f"{share(rows, lambda r: 'random' in r)} are from a checkpoint with a seeded head: torchvision "
+        "zeroes the head of a new ViT, and with outputs that are all zero the verdict is `inconclusive`",
         f"- Engine in FP32: {share(rows, lambda r: r.get('fp32', {}).get('verdict') == 'pass')}",
         f"- Engine in FP16: {share(rows, lambda r: r.get('fp16', {}).get('verdict') == 'pass')}",
         "",
