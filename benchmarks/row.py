@@ -215,8 +215,8 @@ def _parity(
 def _reference(request: dict[str, Any], opened: _Opened) -> Runner | None:
     """What the answers are compared with, on the CPU: torch, or ONNX Runtime on the FP32 graph.
 
-    None where the manifest has the comparison of this very file with torch, on a CPU as it runs here: what is
-    left to show is that the measured path gives what the file gives.
+    None where all that is left to show is that the measured path gives what the runner gives: on a CPU, the
+    manifest has the comparison of this very file with torch, or the row is torch's own module as it is.
     """
     if request["reference"] is not None:
         return open_runner("ort-cpu", Path(request["reference"]))
@@ -225,6 +225,9 @@ def _reference(request: dict[str, Any], opened: _Opened) -> Runner | None:
     if opened.runner.device == "cpu" and recorded(opened.manifest) is not None:
         return None
     model = opened.model or _built(request)
+    plain = request["runtime"] == "eager" and opened.runner.device == "cpu" and request["precision"] == "fp32"
+    if plain and model.reference is None:
+        return None
     from bbx.runners.eager import EagerRunner  # torch
 
     return EagerRunner(model.reference or model.module, model.inputs, model.outputs)

@@ -158,7 +158,7 @@ class OrtRunner(Runner):
             return dict(zip(names, session.run(names, contiguous), strict=True))
 
     def bind(self, feeds: Feeds) -> Bound:
-        """See `Runner.bind`; runs once with `infer`, to learn the shapes of the outputs."""
+        """See `Runner.bind`; runs once, to learn the shapes of the outputs."""
         step, _, results = self._bound(feeds)
 
         def outputs() -> Arrays:
@@ -191,19 +191,23 @@ class OrtRunner(Runner):
     def _bound(self, feeds: Feeds) -> tuple[Callable[[], object], dict[str, Any], dict[str, Any]]:
         """One inference that has run once, and where its inputs and outputs lie."""
         ort = lazy.require("onnxruntime")
-        first = self.infer(feeds)
+        self.check(feeds)
         session = self._opened()
         place = partial(_place, ort, self._provider)
         sources = {name: place(np.asarray(feed)) for name, feed in feeds.items()}
-        results = {name: place(array) for name, array in first.items()}
+        names = [output.name for output in session.get_outputs()]
         binding = session.io_binding()
         for name, value in sources.items():
             binding.bind_ortvalue_input(name, value)
-        for name, value in results.items():
-            binding.bind_ortvalue_output(name, value)
+        for name in names:
+            binding.bind_output(name, self._provider)
         step = partial(session.run_with_iobinding, binding, self._run_options(ort))
         with _errors(_failed):
             step()
+        # What the first run has allocated is what the next ones write to.
+        results = dict(zip(names, binding.get_outputs(), strict=True))
+        for name, value in results.items():
+            binding.bind_ortvalue_output(name, value)
         return step, sources, results
 
     def _run_options(self, ort: Any) -> Any:
