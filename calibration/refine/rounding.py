@@ -103,8 +103,9 @@ def _descend_block(weights: Array, slope: Array, gram: Array, scale: Array, kind
     slope = slope.copy()
     for j in range(weights.shape[2]):
         best = weights[:, :, j] + slope[:, :, j] / gram[:, j, j, None]
-        step = rounded(best / scale, kind).astype(np.float64) * scale - weights[:, :, j]
+        stored = rounded(best / scale, kind).astype(np.float64) * scale
+        step = stored - weights[:, :, j]
         if step.any():
-            weights[:, :, j] += step
+            weights[:, :, j] = stored  # and not `+= step`, which may be off by a rounding
             slope -= step[:, :, None] * gram[:, None, j, :]
     return weights - before

@@ -68,6 +68,10 @@ def _stopped(out: Path, number: int, stage: str, *words: str) -> tuple[int, str]
         _read_until(run.stderr, stage)
         children = _children(run.pid)
         assert children
+        if number == signal.SIGKILL:
+            # Else one that speaks while its parent ends hears of it first, and cleans up.
+            for child in children:
+                os.kill(child, signal.SIGSTOP)
         run.send_signal(number)
         _, errors = run.communicate(timeout=60)
     assert all(_gone(child) for child in children)
