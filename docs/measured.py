@@ -122,7 +122,7 @@ def _harness(found: dict[str, Any]) -> Figures:
         (
             f"median of {each['model']} ({each['latency_ms']:.3g} ms), off a tight loop's",
             "0.5%" if each["latency_ms"] < 10 else "0.1%",
-            f"{abs(each['median_ratio'] - 1):.2%}",
+            f"{abs(each['median_ratio'] - 1):.2%} ({each['ci95'][0] - 1:+.2%} to {each['ci95'][1] - 1:+.2%})",
         )
         for each in found["models"]
     ]
