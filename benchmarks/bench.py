@@ -11,13 +11,13 @@ from typing import Any, Unpack
 from bbx.benchmarks import reports
 from bbx.benchmarks.accuracy import labelled
 from bbx.benchmarks.artefacts import Workshop
-from bbx.benchmarks.conditions import Asked, Conditions, conditions
+from bbx.benchmarks.conditions import Asked, Conditions, LeftOut, conditions
 from bbx.benchmarks.crew import Crew, crew
 from bbx.benchmarks.environment import describe
 from bbx.benchmarks.forecast import export_seconds
 from bbx.benchmarks.journal import Document
 from bbx.benchmarks.measure import profile_named
-from bbx.benchmarks.plan import Haste, Plan, Row, Subject, choose_runtimes, plan, subject_named
+from bbx.benchmarks.plan import Haste, Plan, Row, Subject, choose_runtimes, lacking, plan, subject_named
 from bbx.benchmarks.shard import Shard
 from bbx.benchmarks.suite import OnRow, Setting, Suite, in_child, nobody
 from bbx.errors import Cancelled, UsageError
@@ -50,6 +50,8 @@ def bench(
     `out` gets `rows.jsonl` and `samples/` while it runs (see `journal`), then the files of the report (see
     `reports.files`), and the artefacts that had to be made.
 
+    A runtime that is named and that this machine does not have gets its rows, too: `failed`, with the reason.
+
     Args:
         subjects: presets, `torchvision:NAME`, `timm:NAME`, `package.module:factory`, or artefact files.
         everything: all presets, besides `subjects`.
@@ -69,7 +71,7 @@ def bench(
 
     Raises:
         ModelError, UsageError, ArtifactError: a name or an option is wrong; nothing was measured.
-        UnavailableError: something that was asked for cannot run here.
+        UnavailableError: a condition that was asked for, such as CUDA graphs, cannot be had here.
         Cancelled: the user stopped it; the report holds the rows that were finished.
     """
     profile_named(profile)
@@ -82,15 +84,20 @@ def bench(
         chosen = Shard(*shard).of(chosen)
     quick = profile == "quick"
     haste = Haste.of(quick=quick, everything=everything, gpu=gpu, named=bool(runtimes))
-    todo = _planned(list(chosen.values()), runtimes, wanted, gpu=gpu, haste=haste)
+    available = availability()
+    names, not_chosen = choose_runtimes(runtimes, available)
+    todo = _planned(list(chosen.values()), names, not_chosen, wanted, gpu=gpu, haste=haste)
+    absent = lacking(names, available)
     setting = Setting(out, profile, resume, environment["fingerprint"], trust, budget_s, images)
     listener = _once_each(listener)
+    for error in absent.values():
+        listener(Notice(str(error)))
     batches = tuple(dict.fromkeys(row.batch for row in todo.rows))
     with crew() as builders:
         # A quick run proves what it measures; every other one all that `bbx export` does.
         workshop = Workshop(out, listener, batches if quick else ())
         ahead = partial(_make_ahead, workshop, builders)
-        suite = Suite(chosen, setting, workshop.ready, in_child(listener), ahead, builders.size)
+        suite = Suite(chosen, setting, workshop.ready, in_child(listener), ahead, builders.size, absent)
         return _reported(suite, todo, environment, on_row)
 
 
@@ -138,14 +145,14 @@ def _subjects(names: Sequence[str], everything: bool, spec_options: dict[str, An
 
 def _planned(
     subjects: Sequence[Subject],
-    runtimes: Sequence[str] | None,
+    runtimes: Sequence[str],
+    left_out: Sequence[LeftOut],
     wanted: Conditions,
     *,
     gpu: bool,
     haste: Haste,
 ) -> Plan:
-    chosen, left_out = choose_runtimes(runtimes, availability())
-    rows = plan(subjects, chosen, wanted, gpu=gpu, haste=haste)
+    rows = plan(subjects, runtimes, wanted, gpu=gpu, haste=haste)
     if not rows.rows:
         why = " ".join(each.reason for each in (*left_out, *rows.left_out))
         raise UsageError(f"No row can be measured. {why}", hint="`bbx doctor` lists the runtimes.")

@@ -212,20 +212,18 @@ def subject_named(name: str, spec_options: Mapping[str, Any]) -> Subject:
 def choose_runtimes(
     asked: Sequence[str] | None, availability: Mapping[str, Availability]
 ) -> tuple[list[str], list[LeftOut]]:
-    """The runtimes to measure on this machine.
+    """The runtimes that a run has rows of.
 
-    With none asked for (None or empty): all that this machine can run, except the fake, `openvino` and `pt2`.
+    Those that were asked for, whether this machine has them or not (see `lacking`). With none asked for (None
+    or empty): all that this machine can run, except the fake, `openvino` and `pt2`.
 
     Raises:
         UsageError: one that was asked for does not exist.
-        UnavailableError: one that was asked for cannot run here.
     """
     if asked:
         for name in asked:
             if name not in availability:
                 raise UsageError(f"There is no runtime {name!r}.", hint=did_you_mean(name, availability))
-            if not availability[name].ok:
-                raise UnavailableError(f"{name}: {availability[name].reason}", hint=availability[name].fix)
         return list(dict.fromkeys(asked)), []
     chosen: list[str] = []
     left_out: list[LeftOut] = []
@@ -241,6 +239,15 @@ def choose_runtimes(
         else:
             chosen.append(name)
     return chosen, left_out
+
+
+def lacking(runtimes: Iterable[str], availability: Mapping[str, Availability]) -> dict[str, UnavailableError]:
+    """Of some runtimes those that this machine does not have, and why; their rows cannot be measured."""
+    return {
+        name: UnavailableError(f"{name}: {found.reason}", hint=found.fix)
+        for name in runtimes
+        if not (found := availability[name]).ok
+    }
 
 
 def plan(

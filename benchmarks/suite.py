@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,7 @@ class Suite:
         execute: measures a row, given its request; see `in_child`.
         ahead: makes what several rows will need, side by side; see `bench`.
         builders: how many artefacts it makes at once.
+        absent: runtimes that this machine does not have, and why; their rows fail with that, at no cost.
     """
 
     subjects: Mapping[str, Subject]
@@ -85,6 +86,7 @@ class Suite:
     execute: Execute
     ahead: Ahead = nothing_ahead
     builders: int = 1
+    absent: Mapping[str, BbxError] = field(default_factory=dict)
 
     def run(self, plan: Plan, on_row: OnRow = nobody) -> Iterator[Document]:
         """Measure every row of the plan, in its order.
@@ -99,17 +101,18 @@ class Suite:
         journal = Journal(self.setting.out, resume=self.setting.resume)
         before = {key: row for key, row in journal.read().items() if self._may_stand(row)}
         rows = self._within_budget(plan.rows, before)
-        forecast = self._forecast(rows)
+        forecast = self._forecast([row for row in rows if row.runtime not in self.absent])
         end = None if self.setting.budget_s is None else time.monotonic() + self.setting.budget_s
         done = 0
         # With an end in sight few are made at once, so that what was made is also measured.
         together = TOGETHER if end is None else self.builders
         for planned in _groups(rows, together):
-            group = [row for row in planned if row.key in before or not _over(end)]
-            subjects = dict.fromkeys(row.subject for row in group)
+            group = [row for row in planned if self._costs_nothing(row, before) or not _over(end)]
+            possible = [row for row in group if row.runtime not in self.absent]
+            subjects = dict.fromkeys(row.subject for row in possible)
             start = time.monotonic()
             if not _over(end):
-                self.ahead([(self.subjects[row.subject], row) for row in group])
+                self.ahead([(self.subjects[row.subject], row) for row in possible])
             forecast.exports_done(subjects, time.monotonic() - start)
             for row in group:
                 start = time.monotonic()
@@ -119,7 +122,8 @@ class Suite:
                 result, fresh = found
                 if fresh:
                     journal.append(result)
-                forecast.row_done(row, time.monotonic() - start if fresh else None)
+                if row.runtime not in self.absent:
+                    forecast.row_done(row, time.monotonic() - start if fresh else None)
                 done += 1
                 on_row(done, len(rows), forecast.left_s(), result)
                 yield result
@@ -129,13 +133,18 @@ class Suite:
         return bool(row["latency_ns"]) and row.get("profile") == self.setting.profile
 
     def _within_budget(self, rows: Sequence[Row], before: Mapping[str, Document]) -> Sequence[Row]:
-        """The rows to try; those on disk cost nothing."""
+        """The rows to try."""
         if self.setting.budget_s is None:
             return rows
-        todo = [row for row in rows if row.key not in before]
+        free = {row.key for row in rows if self._costs_nothing(row, before)}
+        todo = [row for row in rows if row.key not in free]
         profile = PROFILES[self.setting.profile]
         chosen = affordable(todo, profile, self.setting.budget_s, builders=self.builders)
-        return [row for row in rows if row.key in chosen or row.key in before]
+        return [row for row in rows if row.key in chosen | free]
+
+    def _costs_nothing(self, row: Row, before: Mapping[str, Document]) -> bool:
+        """Whether a row may be on disk already, or cannot be measured here at all."""
+        return row.key in before or row.runtime in self.absent
 
     def _forecast(self, rows: Sequence[Row]) -> Forecast:
         named = {row.subject for row in rows if self.subjects[row.subject].spec is not None}
@@ -144,10 +153,12 @@ class Suite:
 
     def _result(self, row: Row, before: Document | None, *, late: bool) -> tuple[Document, bool] | None:
         """A row's document, and whether it was measured just now; None where there is no time for that."""
-        if late and before is None:
-            return None
         subject = self.subjects[row.subject]
         command = row.command(profile=self.setting.profile, spec=subject.spec)
+        if error := self.absent.get(row.runtime):
+            return failed_row(row, command, error), True
+        if late and before is None:
+            return None
         try:
             ready = self.prepare(subject, row)
             request = _request(row, subject, self.setting, ready) | {"command": command}
@@ -241,5 +252,6 @@ def failed_row(row: Row, command: str, error: BbxError) -> Document:
         "samples": None,
         "peak_bytes": None,
         "parity": parity,
+        "exit_code": error.exit_code,
         "command": command,
     }

@@ -11,7 +11,7 @@ import typer
 from bbx.cli import options as opt
 from bbx.cli.conditions import asked_for, condition_options
 from bbx.cli.output import print_json
-from bbx.errors import BbxError, CheckFailed
+from bbx.errors import BbxError, CheckFailed, UnavailableError
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
@@ -127,8 +127,14 @@ def bench(
 
 
 def exit_code(document: dict[str, Any]) -> int:
-    """3 when a row's parity failed, 1 when nothing could be measured, else 0: a failed row is a row."""
+    """What the rows come to.
+
+    3 when a row's parity failed; 5 when one needs what this machine does not have; 1 when none could be
+    measured; else 0: a row that failed in any other way is a row.
+    """
     rows = document["results"]
     if any(row["verdict"] == "parity_failed" for row in rows):
         return CheckFailed.exit_code
+    if any(row.get("exit_code") == UnavailableError.exit_code for row in rows):
+        return UnavailableError.exit_code
     return 0 if any(row["latency_ns"] for row in rows) else BbxError.exit_code

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import onnx
@@ -19,10 +20,14 @@ from bbx.benchmarks.bench import bench
 from bbx.benchmarks.feeds import cases_for
 from bbx.benchmarks.journal import read_samples
 from bbx.benchmarks.parity import against_reference, measured_path, worst
+from bbx.cli.bench import exit_code
 from bbx.errors import Cancelled, ModelError, UsageError
 from bbx.runners.fake import FakeRunner
+from bbx.runners.registry import availability
 from bbx.types import Preprocess, TensorSpec
+from tests.conftest import Command
 
+VALID = "valid"
 INPUTS = (TensorSpec("images", "float32", (None, 3, 8, 8)),)
 OUTPUTS = (TensorSpec("logits", "float32", (None, 5)),)
 
@@ -105,6 +110,45 @@ def test_a_fixed_batch_that_does_not_fit_says_what_to_type(tmp_path: Path) -> No
     assert row["verdict"] == "failed"
     assert row["reasons"][0]["text"].startswith("UsageError: The artefact has the fixed batch 2")
     assert row["reasons"][0]["remedy"] == "Type --batch 2."
+
+
+@pytest.mark.skipif(availability()["ort-cuda"].ok, reason="this machine has a GPU")
+def test_a_runtime_that_is_not_here_has_rows_that_say_so_beside_those_of_the_others(
+    graph: Path, tmp_path: Path, bbx: Command
+) -> None:
+    runtimes = ("--runtime", "ort-cuda", "--runtime", "ort-cpu", "--precision", "fp32")
+    answer = bbx("bench", graph, *runtimes, "--threads", 1, "--json", "-o", tmp_path / "out")
+    assert answer.code == 5
+    absent, measured = answer.document["results"]
+    assert (absent["key"], absent["verdict"]) == (f"{graph}/ort-cuda/fp32/b1/single", "failed")
+    assert absent["reasons"][0]["text"].startswith("UnavailableError: ort-cuda: ")
+    assert absent["reasons"][0]["remedy"]
+    assert measured["latency_ns"]["median"] > 0
+    assert answer.stderr.count("warning: ort-cuda: ") == 1
+    assert "ort-cuda" in (tmp_path / "out" / "report.md").read_text()
+    [case, _] = ElementTree.parse(tmp_path / "out" / "junit.xml").iter("testcase")
+    assert "ort-cuda" in case.get("name", "")
+    assert [child.tag for child in case] == ["error"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "code"),
+    [
+        ([(VALID, None)], 0),
+        ([(VALID, None), ("failed", 1)], 0),
+        ([("failed", 1), ("failed", 6)], 1),
+        ([(VALID, None), ("failed", 5)], 5),
+        ([("failed", 1), ("failed", 5)], 5),
+        ([("failed", 5), ("parity_failed", 3)], 3),
+    ],
+)
+def test_the_exit_code_is_that_of_the_gravest_row(rows: list[tuple[str, int | None]], code: int) -> None:
+    results = [
+        {"verdict": verdict, "latency_ns": {"median": 1} if verdict == VALID else None}
+        | ({} if alone is None else {"exit_code": alone})
+        for verdict, alone in rows
+    ]
+    assert exit_code({"results": results}) == code
 
 
 def test_a_cancelled_run_reports_what_it_has(

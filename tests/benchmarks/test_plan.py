@@ -6,8 +6,17 @@ from typing import Any
 import pytest
 
 from bbx.benchmarks.conditions import Conditions
-from bbx.benchmarks.plan import Haste, Row, Subject, choose_runtimes, device_of, plan, subject_named
-from bbx.errors import ArtifactError, ModelError, UnavailableError, UsageError
+from bbx.benchmarks.plan import (
+    Haste,
+    Row,
+    Subject,
+    choose_runtimes,
+    device_of,
+    lacking,
+    plan,
+    subject_named,
+)
+from bbx.errors import ArtifactError, ModelError, UsageError
 from bbx.models.spec import ModelSpec
 from bbx.runners.registry import RUNTIMES, Availability
 
@@ -62,9 +71,15 @@ def test_runtimes_that_are_named_are_measured_whatever_the_defaults() -> None:
     assert choose_runtimes(asked, CPU_ONLY) == (["pt2", "compile", "fake"], [])
 
 
-def test_a_named_runtime_that_is_missing_is_an_error_with_its_remedy() -> None:
-    with pytest.raises(UnavailableError, match=r"rtx: There is no GPU\. Buy one\."):
-        choose_runtimes(["rtx"], CPU_ONLY)
+def test_a_named_runtime_that_is_missing_is_planned_and_its_rows_know_the_remedy() -> None:
+    chosen, left_out = choose_runtimes(["rtx", "ort-cpu"], CPU_ONLY)
+    assert (chosen, left_out) == (["rtx", "ort-cpu"], [])
+    absent = lacking(chosen, CPU_ONLY)
+    assert {name: str(error) for name, error in absent.items()} == {"rtx": "rtx: There is no GPU. Buy one."}
+    assert absent["rtx"].exit_code == 5
+
+
+def test_a_runtime_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(UsageError, match=r"'ort-cp'.*ort-cpu"):
         choose_runtimes(["ort-cp"], CPU_ONLY)
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from bbx.benchmarks.artefacts import Artefact, Ready
+from bbx.benchmarks.forecast import export_seconds, row_seconds
 from bbx.benchmarks.journal import Journal
+from bbx.benchmarks.measure import PROFILES
 from bbx.benchmarks.plan import Plan, Row, Subject
 from bbx.benchmarks.suite import Setting, Suite
-from bbx.errors import BbxError, BuildError, Cancelled, CheckFailed, ExhaustedError
+from bbx.errors import BbxError, BuildError, Cancelled, CheckFailed, ExhaustedError, UnavailableError
 from bbx.models.spec import ModelSpec
 
 ROWS = tuple(Row("resnet18", "ort-cpu", "fp32", batch) for batch in (1, 2, 4))
@@ -31,16 +33,22 @@ class Bench:
     prepare_errors: dict[str, BbxError] = field(default_factory=dict)
     measured: list[str] = field(default_factory=list)
     told: list[tuple[int, int, float | None, str]] = field(default_factory=list)
+    absent: dict[str, BbxError] = field(default_factory=dict)
+    made_ahead: list[str] = field(default_factory=list)
+    budget_s: float | None = None
 
     def run(self, *, resume: bool = False, rows: tuple[Row, ...] = ROWS) -> list[dict[str, Any]]:
-        setting = Setting(self.out, "quick", resume, self.environment)
+        setting = Setting(self.out, "quick", resume, self.environment, budget_s=self.budget_s)
         subjects = {"resnet18": Subject("resnet18", spec=self.spec)}
-        suite = Suite(subjects, setting, self._prepare, self._execute)
+        suite = Suite(subjects, setting, self._prepare, self._execute, self._make_ahead, absent=self.absent)
         self.measured.clear()
         return list(suite.run(Plan(rows, ()), self._hear))
 
     def _hear(self, done: int, total: int, eta_s: float | None, row: dict[str, Any]) -> None:
         self.told.append((done, total, eta_s, row["key"]))
+
+    def _make_ahead(self, wanted: Sequence[tuple[Subject, Row]]) -> None:
+        self.made_ahead += [row.key for _, row in wanted]
 
     def _prepare(self, subject: Subject, row: Row) -> Ready:
         if row.key in self.prepare_errors:
@@ -127,6 +135,36 @@ def test_a_failing_row_is_a_row_and_not_the_end(bench: Bench) -> None:
     ]
     assert (failed["latency_ns"], failed["samples"]) == (None, None)
     assert failed["command"].startswith("bbx bench resnet18 --runtime ort-cpu")
+
+
+ROWS_S = sum(row_seconds(row, PROFILES["quick"]) for row in ROWS)
+ABSENT = UnavailableError("rtx: There is no GPU.", hint="Buy one.")
+
+
+def test_rows_of_a_runtime_that_is_not_here_fail_and_nothing_is_made_for_them(bench: Bench) -> None:
+    bench.absent["rtx"] = ABSENT
+    there = Row("resnet18", "rtx", "fp16", 1)
+    failed, *others = bench.run(rows=(there, *ROWS))
+    assert [row["verdict"] for row in (failed, *others)] == ["failed", "valid", "valid", "valid"]
+    assert failed["reasons"] == [
+        {"verdict": "failed", "text": "UnavailableError: rtx: There is no GPU.", "remedy": "Buy one."}
+    ]
+    assert failed["exit_code"] == 5
+    assert bench.made_ahead == bench.measured == [row.key for row in ROWS]
+    assert there.key in Journal(bench.out, resume=True).read()
+    seconds = [eta_s for _, _, eta_s, _ in bench.told]
+    assert seconds[0] == pytest.approx(ROWS_S)
+    assert seconds[-1] == 0
+
+
+def test_they_take_nothing_from_a_budget(bench: Bench) -> None:
+    bench.absent["rtx"] = ABSENT
+    missing = tuple(Row("resnet18", "rtx", "fp16", batch) for batch in (1, 2, 4))
+    bench.budget_s = export_seconds("resnet18") + ROWS_S + 0.1
+    assert [row["verdict"] for row in bench.run(rows=(*missing, *ROWS))] == ["failed"] * 3 + ["valid"] * 3
+    bench.budget_s = 1e-9
+    assert [row["verdict"] for row in bench.run(rows=(*missing, *ROWS))] == ["failed"] * 3
+    assert bench.measured == []
 
 
 def test_an_artefact_that_cannot_be_made_fails_the_rows_that_need_it(bench: Bench) -> None:
