@@ -66,15 +66,15 @@ def excused(parity: Parity, *, random_weights: bool, noise: bool) -> Parity:
         random_weights: nobody trained the network.
         noise: it was calibrated on noise.
     """
-    if parity.verdict != "fail" or not (random_weights or noise) or _cannot_be_compared(parity):
+    if parity.verdict != "fail" or not (random_weights or noise) or not comparable(parity):
         return parity
     why = "Random weights have no answer" if random_weights else "Noise calibrates for no image"
     return replace(parity, verdict="inconclusive", reasons=(f"{why} to keep: {parity.reasons[0]}",))
 
 
-def _cannot_be_compared(parity: Parity) -> bool:
-    """Whether an output is infinitely far; see `bbx.exporter.verify.FAR`."""
-    return any(np.isinf(found.max_abs) for case in parity.cases for found in case["outputs"].values())
+def comparable(parity: Parity) -> bool:
+    """Whether no output is infinitely far; see `bbx.exporter.verify.FAR`."""
+    return not any(np.isinf(found.max_abs) for case in parity.cases for found in case["outputs"].values())
 
 
 def distance_of(parity: Parity) -> float:

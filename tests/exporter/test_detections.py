@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bbx.exporter import verify
-from bbx.exporter.detections import DETECTION_TOLERANCES, compare_detections, judge
+from bbx.exporter import judging, verify
+from bbx.exporter.detections import CLOSE, DETECTION_TOLERANCES, compare_detections, judge
 from bbx.exporter.matching import DetectionDistance, malformed, match, pooled
 from bbx.models.detection.candidates import NO_LABEL
+from bbx.types import Postprocess, Precision
 
 STRICT = DETECTION_TOLERANCES["fp32"]
 ROOM = 6
@@ -379,3 +380,73 @@ def test_among_many_detections_one_may_be_decided_by_rounding(count: int, verdic
     assert judge([distance], DETECTION_TOLERANCES["fp32"])[0] == verdict
     two = DetectionDistance(reference=count, candidate=count + 2, matched=count, extra=2)
     assert judge([two], DETECTION_TOLERANCES["fp32"])[0] == "fail"
+
+
+# --- random weights ---------------------------------------------------------------------------------
+
+GRID = [
+    ([5.0 * x, 5.0 * y, 5.0 * x + 4, 5.0 * y + 4], 0.9 - 0.002 * (x + 20 * y), 1)
+    for y in range(10)
+    for x in range(20)
+]
+"""200 boxes, none of which overlaps another, the surest first."""
+
+
+def _judged(
+    precision: Precision, lacking: int, *, random_weights: bool, masks: float = 1.0, room: int = 200
+) -> verify.Parity:
+    """A graph that finds fewer boxes of the grid, with masks that are so many times as large."""
+
+    def found(boxes: list[Any], mask: float) -> dict[str, Any]:
+        made = outputs(boxes, room=room)
+        return made | {"masks": np.full((1, room, 2, 2), mask, np.float32)}
+
+    case = verify.Case(1, "photographs", {})
+    return judging.judge(
+        [case],
+        [found(GRID, 1.0)],
+        lambda _: found(GRID[lacking:], masks),
+        precision,
+        Postprocess(task="detection", score_threshold=0.05, iou_threshold=0.5),
+        against="torch",
+        random_weights=random_weights,
+    )
+
+
+@pytest.mark.parametrize(
+    ("precision", "lacking", "random_weights", "verdict"),
+    [
+        ("fp32", 1, True, "pass"),
+        ("fp32", 2, True, "inconclusive"),
+        ("fp32", 4, True, "inconclusive"),
+        ("fp32", 5, True, "fail"),
+        ("fp32", 2, False, "fail"),
+        ("fp16", 100, True, "inconclusive"),
+        ("fp16", 100, False, "fail"),
+    ],
+)
+def test_random_weights_excuse_in_fp32_a_box_in_fifty(
+    precision: Precision, lacking: int, *, random_weights: bool, verdict: str
+) -> None:
+    parity = _judged(precision, lacking, random_weights=random_weights)
+    assert parity.verdict == verdict
+    assert (verdict == "inconclusive") == any(reason.startswith(CLOSE) for reason in parity.reasons)
+
+
+def test_random_weights_excuse_no_other_masks_in_fp32() -> None:
+    assert _judged("fp32", 2, random_weights=True, masks=1.1).verdict == "fail"
+
+
+def test_random_weights_excuse_nothing_that_is_malformed() -> None:
+    reference = outputs(GRID, room=200)
+    odd = reference | {"num_detections": np.array([201], np.int64)}
+    parity = judging.judge(
+        [verify.Case(1, "photographs", {})],
+        [reference],
+        lambda _: odd,
+        "fp32",
+        Postprocess(task="detection", score_threshold=0.05),
+        against="torch",
+        random_weights=True,
+    )
+    assert parity.verdict == "fail"

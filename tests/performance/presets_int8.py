@@ -113,6 +113,8 @@ def _engine(document: dict[str, Any]) -> dict[str, Any]:
         "verdict": precision["verdict"],
         "targets": document["targets"],
         "weight_bytes": weights,
+        "parity": document["parity"]["verdict"],
+        "reason": " ".join(document["parity"]["reasons"][:1]),
     }
 
 
