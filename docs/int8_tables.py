@@ -85,16 +85,17 @@ def presets_int8_table() -> str:
     if not path.is_file():
         return "Not measured yet: `make presets-int8`\n"
     rows = json.loads(path.read_text())
-    engines = ("int8 engine", "int8+fp16 engine", "fp8 engine")
+    engines = ("int8 engine", "fp8 engine", "int8+fp16 engine")
     missing = [f"`{each.name}`" for each in presets() if each.name not in {row["model"] for row in rows}]
     found = table(
-        ("preset", "weights", "in INT8", "INT8", "stages", "FP8", *engines, "seconds"),
+        ("preset", "weights", "in INT8", "INT8", "stages", "FP8", *engines, "its 16 bits", "seconds"),
         (
             [
                 f"`{row['model']}`",
                 row.get("int8", {}).get("weights", "–"),
                 _layers(row.get("int8", {})),
                 *(_verdict(row.get(what)) for what in ("int8", "stages", "fp8", *engines)),
+                row.get("int8+fp16 engine", {}).get("parity", "–"),
                 f"{sum(part['seconds'] for part in row.values() if isinstance(part, dict)):.0f}"
                 + (f", stopped {row['stopped']}" if "stopped" in row else ""),
             ]
