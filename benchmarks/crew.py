@@ -15,6 +15,7 @@ from typing import Any
 
 from bbx.benchmarks.contention import usable_cpus
 from bbx.errors import Cancelled
+from bbx.images import PLUGINS
 from bbx.process import interrupt_tasks, launching
 from bbx.warm import WarmServers, warm_children
 
@@ -23,7 +24,7 @@ ROW_TASK = "bbx.benchmarks.row:row_task"
 MOST_BUILDERS = 4
 """Exports at once; each may take several times its model's weights in memory."""
 
-_ROW = ("bbx.benchmarks.row", "bbx.exporter.judging", "bbx.pipeline.cases")
+_ROW = ("bbx.benchmarks.row", "bbx.exporter.judging", "bbx.pipeline.cases", *PLUGINS)
 _ORT_ROW = (*_ROW, "onnx", "onnxruntime", "bbx.runners.ort")
 _TORCH_ROW = (
     *_ROW,
@@ -34,7 +35,7 @@ _TORCH_ROW = (
     "bbx.runners.torchscript",
 )
 _EXPORT = (
-    *("torchvision.models", "timm", "bbx.exporter.judging", "bbx.pipeline.export"),
+    *("torchvision.models", "timm", "bbx.exporter.judging", "bbx.pipeline.export", *PLUGINS),
     # What torch imports when it first exports, under its own names for it: one that is gone is imported then.
     *("torch.export._trace", "torch.onnx._internal.exporter._compat"),
     *("onnxscript.rewriter", "onnxscript.function_libs.torch_lib.ops"),

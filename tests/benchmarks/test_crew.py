@@ -91,17 +91,18 @@ def test_ctrl_c_ends_all_jobs_and_begins_no_further(tmp_path: Path) -> None:
     marks = [tmp_path / f"started{index}" for index in range(3)]
     jobs = [partial(run_task, "crew_tasks:sleep", {"started": str(mark)}) for mark in marks]
 
-    def press_once_both_run() -> None:
-        while not all(mark.exists() and mark.read_text() for mark in marks[:2]):
+    def press_once_they_run(begun: list[Path]) -> None:
+        while not all(mark.exists() and mark.read_text() for mark in begun):
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGINT)
 
     with crew(2) as builders:
-        threading.Thread(target=press_once_both_run).start()
+        begun, others = marks[: builders.size], marks[builders.size :]
+        threading.Thread(target=press_once_they_run, args=[begun]).start()
         with pytest.raises(Cancelled):
             builders.work(jobs)
-    assert all(_gone(int(mark.read_text())) for mark in marks[:2])
-    assert not marks[2].exists()
+    assert all(_gone(int(mark.read_text())) for mark in begun)
+    assert not any(mark.exists() for mark in others)
 
 
 def test_rows_on_onnx_runtime_are_forked_from_a_process_without_torch() -> None:
