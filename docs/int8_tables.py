@@ -123,6 +123,23 @@ def _verdict(found: dict[str, Any] | None) -> str:
     return f"{found['verdict']}, {share:.0%}"
 
 
+def refine_table() -> str:
+    """What each step of refinement gives, alone and after the others."""
+    head = ("network", "steps", "undone", "agreement", "relative L2", "seconds")
+    rows = (
+        [
+            f"`{row['model']}`",
+            ", ".join(f"`{step}`" for step in row["steps"]) or "none",
+            ", ".join(f"`{step}`" for step in row["undone"]) or "–",
+            f"{row['agreement']:.3f}",
+            f"{row['rel_l2']:.4f}",
+            f"{row['seconds']:.0f}",
+        ]
+        for row in json.loads((RESULTS / "refine.json").read_text())
+    )
+    return table(head, rows)
+
+
 def calibration_cost() -> str:
     """What collecting ranges costs on a ResNet-50: medians over the rounds of a committed run."""
     path = RESULTS / "calibration.json"
