@@ -130,7 +130,7 @@ def refine_table() -> str:
         [
             f"`{row['model']}`",
             ", ".join(f"`{step}`" for step in row["steps"]) or "none",
-            ", ".join(f"`{step}`" for step in row["undone"]) or "–",
+            ", ".join(_undone(step, row["judged"]) for step in row["undone"]) or "–",
             f"{row['agreement']:.3f}",
             f"{row['rel_l2']:.4f}",
             f"{row['seconds']:.0f}",
@@ -138,6 +138,14 @@ def refine_table() -> str:
         for row in json.loads((RESULTS / "refine.json").read_text())
     )
     return table(head, rows)
+
+
+def _undone(step: str, judged: dict[str, list[float]]) -> str:
+    """A step that was undone, with the error before and after it where that was kept."""
+    if step not in judged:
+        return f"`{step}`"
+    before, after = judged[step]
+    return f"`{step}` ({before:.3f} to {after:.3f})"
 
 
 def calibration_cost() -> str:

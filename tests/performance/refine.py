@@ -81,8 +81,17 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
         began = time.perf_counter()
         found = quantised_from_onnx(model, Recipe(method="mse", refine=steps), given)
         seconds = round(time.perf_counter() - began, 1)
+        judged = {gain.step: [gain.before, gain.after] for gain in found.gains}
         undone = [gain.step for gain in found.gains if not gain.kept]
-        row = {"model": path.stem, "steps": list(steps), "undone": undone, "seconds": seconds}
+        if "equalise" in steps and not found.equalised:
+            undone.insert(0, "equalise")
+        row = {
+            "model": path.stem,
+            "steps": list(steps),
+            "undone": undone,
+            "judged": judged,
+            "seconds": seconds,
+        }
         yield row | scores(reference, answers(found.model, evaluation))
 
 
