@@ -90,8 +90,9 @@ def bench(
     absent = lacking(names, available)
     setting = Setting(out, profile, resume, environment["fingerprint"], trust, budget_s, images)
     listener = _once_each(listener)
-    for error in absent.values():
-        listener(Notice(str(error)))
+    if len(absent) < len(names):  # else it is all that there is to say, and said at the end
+        for error in absent.values():
+            listener(Notice(str(error)))
     batches = tuple(dict.fromkeys(row.batch for row in todo.rows))
     with crew() as builders:
         # A quick run proves what it measures; every other one all that `bbx export` does.

@@ -10,7 +10,7 @@ import typer
 
 from bbx.cli import options as opt
 from bbx.cli.conditions import asked_for, condition_options
-from bbx.cli.output import print_json
+from bbx.cli.output import print_failure, print_json
 from bbx.errors import BbxError, CheckFailed, UnavailableError
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
@@ -119,11 +119,28 @@ def bench(
             **asked,
             **options,
         )
+    lacking = _lacking(document)
+    if not as_json and (lacking is None or _measured(document)):
+        print_results(document, out)
+    if lacking is not None and exit_code(document) == lacking.exit_code:
+        return print_failure(lacking, as_json=as_json, document=document)
     if as_json:
         print_json(document)
-    else:
-        print_results(document, out)
     return exit_code(document)
+
+
+def _measured(document: dict[str, Any]) -> bool:
+    return any(row["latency_ns"] for row in document["results"])
+
+
+def _lacking(document: dict[str, Any]) -> UnavailableError | None:
+    """What this machine lacks for the first row that it could not measure for want of it."""
+    for row in document["results"]:
+        if row.get("exit_code") == UnavailableError.exit_code:
+            reason = row["reasons"][0]
+            message = reason["text"].removeprefix(f"{UnavailableError.__name__}: ")
+            return UnavailableError(message, hint=reason["remedy"])
+    return None
 
 
 def exit_code(document: dict[str, Any]) -> int:
@@ -137,4 +154,4 @@ def exit_code(document: dict[str, Any]) -> int:
         return CheckFailed.exit_code
     if any(row.get("exit_code") == UnavailableError.exit_code for row in rows):
         return UnavailableError.exit_code
-    return 0 if any(row["latency_ns"] for row in rows) else BbxError.exit_code
+    return 0 if _measured(document) else BbxError.exit_code

@@ -19,14 +19,17 @@ def print_json(document: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
-def print_failure(error: BbxError, *, as_json: bool) -> int:
+def print_failure(error: BbxError, *, as_json: bool, document: dict[str, Any] | None = None) -> int:
     """Say in one line what went wrong, and give the exit code.
 
     With `--json`, stdout gets the document of a failed check, or one that holds the error.
+
+    Args:
+        document: of a command that ended with this error and has something to show all the same.
     """
     sys.stderr.write(f"error: {error}\n")
     if as_json:
-        document = error.document if isinstance(error, CheckFailed) else None
+        document = error.document if isinstance(error, CheckFailed) else document
         fault = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
         print_json({"schema": SCHEMA, **(document or {}), "error": fault | {"exit_code": error.exit_code}})
     return error.exit_code

@@ -125,6 +125,16 @@ def test_a_runtime_that_is_not_here_has_rows_that_say_so_beside_those_of_the_oth
     assert absent["reasons"][0]["remedy"]
     assert measured["latency_ns"]["median"] > 0
     assert answer.stderr.count("warning: ort-cuda: ") == 1
+    assert answer.error.startswith("ort-cuda: ")
+    assert answer.document["error"] == {
+        "type": "UnavailableError",
+        "message": absent["reasons"][0]["text"].removeprefix("UnavailableError: "),
+        "hint": absent["reasons"][0]["remedy"],
+        "exit_code": 5,
+    }
+    again = bbx("bench", graph, *runtimes, "--threads", 1, "--resume", "-o", tmp_path / "out")
+    assert again.code == 5
+    assert "2 rows: 1 failed" in again.stdout
     assert "ort-cuda" in (tmp_path / "out" / "report.md").read_text()
     case = next(ElementTree.parse(tmp_path / "out" / "junit.xml").iter("testcase"))
     assert "ort-cuda" in case.get("name", "")
