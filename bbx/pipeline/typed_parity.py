@@ -39,7 +39,7 @@ value is rounded several times between two quantisers."""
 
 _AS_FAR = 1.5
 """How much farther than the farthest control a graph may be. Networks with random weights were 0.9 to 1.1
-times as far; docs/results/presets_int8.json has the distances of every preset that needs the excuse."""
+times as far; docs/results/presets_int8.json has both distances of presets that needed the excuse."""
 
 
 def task_of(manifest: Manifest | None) -> Task:
