@@ -21,7 +21,7 @@ from bbx.calibration.refine.steps import STEPS, Gain, refined
 from bbx.calibration.refine.walk import Quantisation
 from bbx.calibration.thresholds import Method
 from bbx.calibration.to_qdq import EIGHT_BIT_TYPES, EightBit, QuantisedWeight, qdq_from_onnx
-from bbx.calibration.weights import quantised_weight
+from bbx.calibration.weights import quantised_weight, unbiased
 from bbx.errors import ExportError, UsageError, did_you_mean
 from bbx.exporter import onnx_graph
 from bbx.exporter.typed_policy import KeptNode
@@ -255,7 +255,8 @@ def rounded_weights(
     """Every layer's weight in eight bits, rounded to nearest.
 
     Args:
-        sharp: let a channel's largest weights saturate where that lowers its squared error.
+        sharp: let a channel's largest weights saturate where that lowers its squared error, and make up for
+            what that and rounding take from it (`unbiased`).
 
     Raises:
         ExportError: a weight is not finite.
@@ -266,7 +267,8 @@ def rounded_weights(
         values = numpy_helper.to_array(tensors[layer.weight])
         if not np.isfinite(values).all():
             raise ExportError(f"The weight {layer.weight!r} holds a NaN or an infinity.")
-        found[layer.weight] = quantised_weight(values, layer.axis, kind, "mse" if sharp else "max")
+        weight = quantised_weight(values, layer.axis, kind, "mse" if sharp else "max")
+        found[layer.weight] = unbiased(weight, values) if sharp else weight
     return found
 
 

@@ -62,9 +62,10 @@ class Change:
     """What a visit changes.
 
     Attributes:
-        before, after: relative L2 error that the change lowers; see the step that made it.
+        before, after: relative error that the change lowers; see the step that made it.
         weight: instead of the visited one; None leaves it.
-        bias: float64 [outputs], added to the layer's; None leaves it.
+        bias: float64 [outputs], added to the layer's; None leaves it. Where there is no place for one,
+            nothing of the change is made.
     """
 
     before: float
@@ -204,10 +205,10 @@ class _Walk:
         """Let later layers see a change; returns what came of it."""
         if isinstance(found, Left):
             return found
-        if found.weight is not None:
-            self._weights[layer.weight] = found.weight
         if found.bias is not None and not move_bias(self._model, layer, found.bias):
             return Left("there is no place for a bias")
+        if found.weight is not None:
+            self._weights[layer.weight] = found.weight
         return found
 
     def forget(self, stage: Stage) -> None:

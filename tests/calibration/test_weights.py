@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bbx.calibration.to_qdq import EIGHT_BIT_TYPES, EightBit
-from bbx.calibration.weights import WeightMethod, quantised_weight, weight_scale, with_scale
+from bbx.calibration.weights import WeightMethod, quantised_weight, unbiased, weight_scale, with_scale
 from tests.calibration.graphs import normal
 
 KINDS: tuple[EightBit, ...] = ("int8", "fp8")
@@ -98,3 +98,33 @@ def test_restored_values_are_within_half_a_step(kind: EightBit) -> None:
     step = weight.scale[:, None] if kind == "int8" else np.maximum(np.abs(values) / 8, weight.scale[:, None])
     assert (apart <= 0.5001 * step).all()
     assert EIGHT_BIT_TYPES[kind].dtype == weight.values.dtype
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("shape", "axis"), [((6, 5, 3, 3), 0), ((6, 5, 3, 3), 1), ((40, 7), None)])
+def test_unbiased_weights_are_as_large_as_they_were(
+    shape: tuple[int, ...], axis: int | None, kind: EightBit
+) -> None:
+    """Of what is stored, the part that lies along the exact weights is all of them."""
+    values = normal(*shape) ** 3
+    weight = quantised_weight(values, axis, kind, "mse")
+    found = unbiased(weight, values)
+    others = tuple(each for each in range(len(shape)) if each != axis)
+    exact = values.astype(np.float64)
+
+    def along_them(restored: NDArray[np.float32]) -> NDArray[np.float64]:
+        share: NDArray[np.float64] = (exact * restored).sum(axis=others) / (exact**2).sum(axis=others)
+        return share
+
+    np.testing.assert_allclose(along_them(found.restored()), 1.0, rtol=1e-6)
+    assert np.abs(along_them(weight.restored()) - 1).max() > 1e-4
+    np.testing.assert_array_equal(found.values, weight.values)
+    assert (found.scale.shape, found.scale.dtype) == (weight.scale.shape, np.float32)
+
+
+def test_channels_of_which_nothing_is_stored_keep_their_scales() -> None:
+    values = np.stack([np.zeros(8, np.float32), np.full(8, 0.3, np.float32), normal(8)])
+    weight = with_scale(values, np.full(3, 1.0, np.float32), 0, "int8")
+    found = unbiased(weight, values)
+    assert found.scale[:2].tolist() == [1.0, 1.0]
+    assert found.scale[2] != 1.0

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from bbx.calibration.placement import place
 from bbx.calibration.refine import steps
 from bbx.calibration.refine.steps import Gain, refined
-from bbx.calibration.refine.walk import Quantisation
+from bbx.calibration.refine.walk import Change, Left, Quantisation, Visit, walked
 from bbx.errors import BbxError, UsageError
 from bbx.process import Event, listening
 
@@ -42,16 +43,51 @@ def test_it_helps_on_images_that_it_did_not_see(outcome: Outcome, judge: Any) ->
     assert {event.stage for event in shown if isinstance(event, Event)} == {"refine rounding", "refine bias"}
 
 
+def _short(start: Quantisation) -> Quantisation:
+    """The same with all weights a little smaller, and rounded towards zero."""
+
+    def less(values: NDArray[np.generic]) -> NDArray[np.int8]:
+        return np.trunc(values.astype(np.float32) * 31 / 32).astype(np.int8)
+
+    weights = {name: replace(each, values=less(each.values)) for name, each in start.weights.items()}
+    return replace(start, weights=weights)
+
+
 def test_a_bias_takes_up_the_mean_error(network: Any, quantise: Quantise, judge: Any) -> None:
-    """Of weights that are all rounded towards zero, which makes every output a little smaller."""
-    start = quantise()
-    short = {
-        name: replace(weight, values=np.sign(weight.values) * (np.abs(weight.values) * 31 // 32))
-        for name, weight in start.weights.items()
-    }
-    _, gains = refined(replace(start, weights=short), network.fit, judge, steps=["bias"])
+    """Which is there where every output is a little smaller."""
+    _, gains = refined(_short(quantise()), network.fit, judge, steps=["bias"])
     assert gains[0].kept
     assert gains[0].after < 0.8 * gains[0].before
+
+
+def test_outputs_have_their_spread_again(network: Any, quantise: Quantise, judge: Any) -> None:
+    """Every second channel is a fifth too small, as if its largest weights had been cut off."""
+    start = quantise()
+    small = {
+        name: replace(weight, scale=weight.scale * np.where(np.arange(weight.scale.size) % 2, 1.0, 0.8))
+        for name, weight in start.weights.items()
+    }
+    small = {name: replace(weight, scale=weight.scale.astype(np.float32)) for name, weight in small.items()}
+    found, gains = refined(replace(start, weights=small), network.fit, judge, steps=["bias"])
+    assert gains[0].kept
+    assert gains[0].after < 0.3 * gains[0].before
+    for name, weight in found.weights.items():
+        np.testing.assert_allclose(weight.scale, start.weights[name].scale, rtol=0.06)
+        np.testing.assert_array_equal(weight.values, start.weights[name].values)
+    assert all(layer.after is not None and layer.after < 1e-9 for layer in gains[0].layers)
+
+
+def test_a_scale_moves_only_so_far(network: Any, quantise: Quantise, judge: Any) -> None:
+    start = quantise()
+    tiny = {
+        name: replace(weight, scale=weight.scale / np.float32(100)) for name, weight in start.weights.items()
+    }
+    found, gains = refined(replace(start, weights=tiny), network.fit, judge, steps=["bias"])
+    stem = found.placement.layers[0].weight
+    assert gains[0].kept
+    np.testing.assert_allclose(found.weights[stem].scale, 2 * tiny[stem].scale, rtol=1e-6)
+    assert gains[0].layers[0].after is not None
+    assert gains[0].layers[0].after > 0.5
 
 
 def test_every_layer_tells_what_a_step_did(network: Any, outcome: Outcome) -> None:
@@ -64,8 +100,9 @@ def test_every_layer_tells_what_a_step_did(network: Any, outcome: Outcome) -> No
             assert not layer.left
 
 
-def test_scales_placement_and_exact_weights_stay(network: Any, outcome: Outcome) -> None:
-    start, found, *_ = outcome
+def test_rounding_moves_nothing_but_what_is_stored(network: Any, quantise: Quantise, judge: Any) -> None:
+    start = quantise()
+    found, _ = refined(start, network.fit, judge, steps=["rounding"])
     assert start.model is network.model
     assert (found.scales, found.placement) == (start.scales, start.placement)
     assert place(found.model).layers == start.placement.layers
@@ -176,6 +213,20 @@ def test_what_cannot_be_refined_is_left_and_says_why(
     assert not gains[0].kept  # nothing changed, so nothing was gained
     for name, weight in found.weights.items():
         np.testing.assert_array_equal(weight.values, start.weights[name].values)
+
+
+def test_a_layer_without_a_place_for_its_bias_keeps_its_weight(network: Any, quantise: Quantise) -> None:
+    def doubled(visit: Visit) -> Change:
+        weight = replace(visit.weight, scale=2 * visit.weight.scale)
+        return Change(1.0, 0.5, weight=weight, bias=np.zeros(visit.exact.shape[0] * visit.exact.shape[1]))
+
+    start = quantise(_tied())
+    found, happened = walked(start, network.fit, doubled, "a test")
+    assert happened[-1][1] == Left("there is no place for a bias")
+    assert found.weights["m"] is start.weights["m"]
+    np.testing.assert_array_equal(
+        found.weights["w"].scale, 4 * start.weights["w"].scale
+    )  # two layers have it
 
 
 def test_layers_kept_in_floating_point_stay_so(network: Any, quantise: Quantise, judge: Any) -> None:
