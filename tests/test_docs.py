@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +154,27 @@ def test_an_option_that_does_not_exist_would_be_noticed() -> None:
         parsed("bbx build-trt resnet18 --targets sm_86")
     with pytest.raises(AssertionError, match="no command"):
         parsed("bbx frobnicate resnet18")
+
+
+MEASUREMENTS = sorted(
+    f"tests.performance.{path.stem}"
+    for path in (ROOT / "tests" / "performance").glob("*.py")
+    if "__main__" in path.read_text()
+)
+
+
+def test_measurements_that_are_named_exist() -> None:
+    pages = "".join(page.read_text() for page in PAGES)
+    named = set(re.findall(r"python -m (tests\.performance\.\w+)", pages))
+    assert named
+    assert named <= set(MEASUREMENTS)
+
+
+def test_measurements_can_be_imported_as_they_are_run() -> None:
+    """From the root alone: pytest adds the folder of each test to the path, `python -m` does not."""
+    run = f"import importlib\nfor name in {MEASUREMENTS}: importlib.import_module(name)"
+    done = subprocess.run([sys.executable, "-c", run], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def exit_codes() -> set[int]:

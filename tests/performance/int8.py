@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from refine import CALIBRATION, EVALUATION, MODELS, answers, batches, scores
 
 import bbx
 from bbx import images
 from bbx.artifact import read_manifest
 from bbx.calibration.quantise import Images, Recipe, quantised_from_onnx
 from tests.performance.crops import crops
+from tests.performance.refine import CALIBRATION, EVALUATION, MODELS, answers, batches, scores
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 OURS: dict[str, dict[str, Any]] = {

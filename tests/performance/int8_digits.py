@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-from int8 import ORT_METHODS, by_onnxruntime, counts
 from numpy.typing import NDArray
-from refine import answers, batches
 
 import bbx
 from bbx.artifact import read_manifest
 from tests.performance.digits import CLASSES, EPOCHS, SIDE, digits, feed, trained
+from tests.performance.int8 import ORT_METHODS, by_onnxruntime, counts
+from tests.performance.refine import answers, batches
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "int8_digits.json"
 CALIBRATION = 128
