@@ -192,7 +192,7 @@ def main() -> None:
     parser.add_argument("what", choices=("accuracy", "cost", "cost-task"))
     parser.add_argument("names", nargs="*")
     parser.add_argument("--modelopt")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     if given.what == "cost-task":
         way, count, path = given.names
         print(json.dumps(cost_task(way, int(count), path)))
