@@ -25,6 +25,7 @@ from bbx.exporter.typed_facts import (
     half_outputs,
 )
 from bbx.exporter.typed_policy import KeptNode, TensorRange, keep_reasons
+from bbx.exporter.typed_scales import fit_scales
 from bbx.exporter.typed_structure import TYPE_BLIND
 
 
@@ -52,7 +53,8 @@ def typed_from_onnx(
 ) -> TypedGraph:
     """Rewrite a graph so that it computes in FP16 or BF16.
 
-    Quantised weights, integers and what happens inside subgraphs (If, Loop, Scan) are left alone.
+    Integers and what happens inside subgraphs (If, Loop, Scan) are left alone; quantised weights too, but for
+    channels whose scale the type cannot hold (`typed_scales`).
 
     Args:
         model: any valid model, its weights loaded; it is not changed.
@@ -65,6 +67,7 @@ def typed_from_onnx(
     half = HALF_TYPES[precision]
     source = onnx_graph.prepared(model, opset=_least_opset(model, half))
     del model  # whose weights are as large as those of `source`, and the caller may have given it away
+    fit_scales(source, half)
     facts = graph_facts(source, half)
     reasons = keep_reasons(facts, ranges, half_io=half_io)
     typed = _Rewriter(source, facts, reasons, half_io=half_io).rewrite()

@@ -19,19 +19,34 @@ HalfPrecision = Literal["fp16", "bf16"]
 
 @dataclass(frozen=True, slots=True)
 class HalfType:
-    """A 16-bit type: its ONNX element type, NumPy type and largest finite value."""
+    """A 16-bit type: its ONNX element type, NumPy type, largest finite and smallest positive values.
+
+    Attributes:
+        least_normal: below it, values have fewer digits.
+        least: below half of it, values become zero.
+    """
 
     name: str
     elem_type: int
     dtype: np.dtype[np.generic]
     largest: float
+    least_normal: float
+    least: float
     least_opset: int
 
 
 HALF_TYPES: dict[str, HalfType] = {
-    "fp16": HalfType("fp16", int(TensorProto.FLOAT16), np.dtype(np.float16), 65504.0, 13),
+    "fp16": HalfType("fp16", int(TensorProto.FLOAT16), np.dtype(np.float16), 65504.0, 2.0**-14, 2.0**-24, 13),
     # Conv and pooling accept bfloat16 from opset 22 on.
-    "bf16": HalfType("bf16", int(TensorProto.BFLOAT16), np.dtype(ml_dtypes.bfloat16), 3.3895e38, 22),
+    "bf16": HalfType(
+        "bf16",
+        int(TensorProto.BFLOAT16),
+        np.dtype(ml_dtypes.bfloat16),
+        3.3895e38,
+        2.0**-126,
+        2.0**-133,
+        22,
+    ),
 }
 
 WEIGHT_ERROR = 2.0**-6
