@@ -23,6 +23,8 @@ Step = Literal["rounding", "bias"]
 
 STEPS: tuple[Step, ...] = ("rounding", "bias")
 """In the order in which they are taken."""
+WORTH = 0.02
+"""Share of the network's error that a step must save to be kept: less is chance, on a few held-out images."""
 MOST_SPREAD = 2.0
 """Most that the scale of an output is changed by, either way."""
 WIDEST = 8192
@@ -63,8 +65,8 @@ class Gain:
 
     @property
     def kept(self) -> bool:
-        """Whether the step helped; if not, it was undone."""
-        return self.after < self.before
+        """Whether the step helped by `WORTH`; if not, it was undone."""
+        return self.after < (1 - WORTH) * self.before
 
 
 def refined(
