@@ -21,7 +21,7 @@ from bbx.calibration.refine.steps import STEPS, Gain, refined
 from bbx.calibration.refine.walk import Quantisation
 from bbx.calibration.thresholds import Method
 from bbx.calibration.to_qdq import EIGHT_BIT_TYPES, EightBit, QuantisedWeight, qdq_from_onnx
-from bbx.calibration.weights import quantised_weight, unbiased
+from bbx.calibration.weights import WeightMethod, quantised_weight
 from bbx.errors import ExportError, UsageError, did_you_mean
 from bbx.exporter import onnx_graph
 from bbx.exporter.typed_policy import KeptNode
@@ -170,7 +170,7 @@ def _started(source: ModelProto, recipe: Recipe, images: Images, judge: Judge) -
     """Collect, choose the methods, round."""
     placement = _placed(source, recipe)
     histograms = collect(source, placement.activations, images.calibration(), images=images.count)
-    weights = rounded_weights(source, placement.layers, recipe.kind, sharp=recipe.method != "max")
+    weights = rounded_weights(source, placement.layers, recipe.kind, _weight_method(recipe))
     methods, trials = dict.fromkeys(placement.activations, recipe.method), list[Trial]()
     if recipe.method == AUTO:
         lab = Laboratory(source, weights, judge, recipe.kind)
@@ -179,6 +179,17 @@ def _started(source: ModelProto, recipe: Recipe, images: Images, judge: Judge) -
     methods |= dict.fromkeys(recipe.scales, GIVEN)
     found = Quantisation(source, placement, scales, weights, recipe.kind)
     return _Start(found, methods, tuple(trials), judge.error(found.graph()))
+
+
+def _weight_method(recipe: Recipe) -> WeightMethod:
+    """How weights are rounded to nearest.
+
+    Those that will be rounded anew need nothing made up for: their outputs are fitted then. From unbiased
+    scales that ended with as small an error, but on EfficientNet-Lite1 and -Lite2 in fewer equal answers.
+    """
+    if recipe.method == "max":
+        return "max"
+    return "mse" if "rounding" in recipe.refine else "unbiased"
 
 
 def _equalised(
@@ -250,13 +261,9 @@ def require_quantisable(model: ModelProto) -> None:
 
 
 def rounded_weights(
-    source: ModelProto, layers: Sequence[Layer], kind: EightBit, *, sharp: bool
+    source: ModelProto, layers: Sequence[Layer], kind: EightBit, method: WeightMethod
 ) -> dict[str, QuantisedWeight]:
-    """Every layer's weight in eight bits, rounded to nearest.
-
-    Args:
-        sharp: let a channel's largest weights saturate where that lowers its squared error, and make up for
-            what that and rounding take from it (`unbiased`).
+    """Every layer's weight in eight bits, rounded to nearest; see `quantised_weight`.
 
     Raises:
         ExportError: a weight is not finite.
@@ -267,8 +274,7 @@ def rounded_weights(
         values = numpy_helper.to_array(tensors[layer.weight])
         if not np.isfinite(values).all():
             raise ExportError(f"The weight {layer.weight!r} holds a NaN or an infinity.")
-        weight = quantised_weight(values, layer.axis, kind, "mse" if sharp else "max")
-        found[layer.weight] = unbiased(weight, values) if sharp else weight
+        found[layer.weight] = quantised_weight(values, layer.axis, kind, method)
     return found
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bbx.calibration.to_qdq import EIGHT_BIT_TYPES, EightBit, EightBitType, QuantisedWeight, along, rounded
 
-WeightMethod = Literal["max", "mse"]
+WeightMethod = Literal["max", "mse", "unbiased"]
 
 _STEPS = 21
 _LOWEST = 0.6
@@ -29,10 +29,12 @@ def quantised_weight(
         values: float32, any shape; finite.
         axis: of the output channels, or None for one scale.
         method: `max` lets no weight saturate; `mse` takes, for each channel, the threshold with the least
-            mean squared error among shares of the largest weight.
+            mean squared error among shares of the largest weight; `unbiased` makes up for what that takes
+            from the channel, see `unbiased`.
     """
-    scale = weight_scale(values, axis, kind, method)
-    return with_scale(values, scale, axis, kind)
+    scale = weight_scale(values, axis, kind, "max" if method == "max" else "mse")
+    found = with_scale(values, scale, axis, kind)
+    return unbiased(found, values) if method == "unbiased" else found
 
 
 def unbiased(weight: QuantisedWeight, values: NDArray[np.float32]) -> QuantisedWeight:
@@ -68,9 +70,9 @@ def with_scale(
 
 
 def weight_scale(
-    values: NDArray[np.float32], axis: int | None, kind: EightBit, method: WeightMethod = "max"
+    values: NDArray[np.float32], axis: int | None, kind: EightBit, method: Literal["max", "mse"] = "max"
 ) -> NDArray[np.float32]:
-    """The scale of each output channel; see `quantised_weight`.
+    """The scale of each output channel with which it is rounded; see `quantised_weight`.
 
     Returns:
         float32, [channels], or [] where `axis` is None; positive.

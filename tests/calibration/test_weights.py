@@ -12,7 +12,7 @@ from bbx.calibration.weights import WeightMethod, quantised_weight, unbiased, we
 from tests.calibration.graphs import normal
 
 KINDS: tuple[EightBit, ...] = ("int8", "fp8")
-METHODS: tuple[WeightMethod, ...] = ("max", "mse")
+METHODS: tuple[WeightMethod, ...] = ("max", "mse", "unbiased")
 
 
 def _errors(
@@ -108,7 +108,7 @@ def test_unbiased_weights_are_as_large_as_they_were(
     """Of what is stored, the part that lies along the exact weights is all of them."""
     values = normal(*shape) ** 3
     weight = quantised_weight(values, axis, kind, "mse")
-    found = unbiased(weight, values)
+    found = quantised_weight(values, axis, kind, "unbiased")
     others = tuple(each for each in range(len(shape)) if each != axis)
     exact = values.astype(np.float64)
 
