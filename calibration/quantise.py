@@ -130,11 +130,12 @@ def quantised_from_onnx(model: ModelProto, recipe: Recipe, images: Images) -> Qu
     judge = judge_by(source, images.held_out)
     start = _started(source, recipe, images, judge)
     rescaled: tuple[Equalised, ...] = ()
+    gains: tuple[Gain, ...] = ()
     if "equalise" in recipe.refine:
-        start, rescaled = _equalised(start, recipe, images, judge)
+        start, rescaled, gains = _equalised(start, recipe, images, judge)
     now, trials = start.quantisation, list(start.trials)
     steps = [step for step in STEPS if step in recipe.refine]
-    now, gains = refined(now, images.calibration, judge, steps=steps)
+    now, more_gains = refined(now, images.calibration, judge, steps=steps)
     if recipe.method == AUTO:  # only now: what refinement repaired need not be left out
         now, more = _with_kept(now, judge)
         trials += more
@@ -151,7 +152,7 @@ def quantised_from_onnx(model: ModelProto, recipe: Recipe, images: Images) -> Qu
         error=judge.error(graph),
         trials=tuple(trials),
         kind=recipe.kind,
-        gains=gains,
+        gains=(*gains, *more_gains),
         equalised=rescaled,
     )
 
@@ -194,17 +195,18 @@ def _weight_method(recipe: Recipe) -> WeightMethod:
 
 def _equalised(
     start: _Start, recipe: Recipe, images: Images, judge: Judge
-) -> tuple[_Start, tuple[Equalised, ...]]:
-    """The same with channels rescaled, where that brings the network closer to FP32."""
+) -> tuple[_Start, tuple[Equalised, ...], tuple[Gain, ...]]:
+    """The same with channels rescaled, where that brings the network closer to FP32.
+
+    Returns:
+        The better of the two; what was rescaled in it; the gain, if there was a channel to rescale.
+    """
     source, rescaled = equalised(start.quantisation.model, images.calibration)
     if not rescaled:
-        return start, ()
+        return start, (), ()
     other = _started(source, recipe, images, judge)
-    helps = other.error < start.error
-    tried = Trial("channels equalised", other.error, taken=helps)
-    if helps:
-        return replace(other, trials=(*other.trials, tried)), rescaled
-    return replace(start, trials=(*start.trials, tried)), ()
+    gain = Gain("equalise", start.error, other.error)
+    return (other, rescaled, (gain,)) if gain.kept else (start, (), (gain,))
 
 
 def _placed(source: ModelProto, recipe: Recipe) -> Placement:

@@ -69,6 +69,11 @@ def summary(document: dict[str, Any]) -> str:
         f"data      {calibration['images']} {images}, {calibration['held_out']} held out "
         f"({calibration['record']})",
         f"scales    {methods}",
+        *(
+            f"refined   {gain['step']}: relative L2 {gain['before']:.2e} to {gain['after']:.2e} on held-out "
+            f"images{'' if gain['kept'] else ', undone'}"
+            for gain in document["refinement"]
+        ),
         f"layers    {len(document['quantized_nodes'])} quantised, {len(document['kept_nodes'])} kept",
         *(f"  kept    {node['name']}: {node['reason']}" for node in document["kept_nodes"][:_SHOWN]),
         *([f"          and {more} more"] if (more := len(document["kept_nodes"]) - _SHOWN) > 0 else []),

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from bbx.calibration.judged import Batches, Judge
+from bbx.calibration.methods import RefineStep
 from bbx.calibration.placement import Layer
 from bbx.calibration.refine.answers import Answers, answers_of, distance
 from bbx.calibration.refine.moments import Array, Moments, moments_of
@@ -55,13 +56,13 @@ class Gain:
 
     Attributes:
         before, after: the judge's error of the network without and with the step.
-        layers: in the graph's order.
+        layers: in the graph's order; of `equalise`, which works on channels, none.
     """
 
-    step: Step
+    step: RefineStep
     before: float
     after: float
-    layers: tuple[LayerGain, ...]
+    layers: tuple[LayerGain, ...] = ()
 
     @property
     def kept(self) -> bool:

@@ -157,6 +157,22 @@ def test_a_person_reads_what_was_done(bbx: Any, exported: Path, crops_folder: Pa
     assert "top1_agreement" in answer.stdout
 
 
+def test_each_refinement_shows_its_gain(bbx: Any, exported: Path, crops_folder: Path, tmp_path: Path) -> None:
+    words = ("quantize", exported, "--calib", crops_folder, "--refine", "-o", tmp_path, "-q")
+    answer = bbx(*words, "--json")
+    assert answer.code == 0, answer.stderr
+    steps = answer.document["refinement"]
+    assert [step["step"] for step in steps] == ["equalise", "rounding", "bias"]
+    assert [step["kept"] for step in steps] == [step["after"] < 0.98 * step["before"] for step in steps]
+    assert [len(step["layers"]) for step in steps] == [0, LAYERS, LAYERS]
+    lines = [line for line in bbx(*words).stdout.splitlines() if line.startswith("refined ")]
+    assert lines == [
+        f"refined   {step['step']}: relative L2 {step['before']:.2e} to {step['after']:.2e} "
+        f"on held-out images{'' if step['kept'] else ', undone'}"
+        for step in steps
+    ]
+
+
 def test_a_model_by_name_is_exported_on_the_way(
     bbx: Any, nets_here: Path, crops_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,8 +83,6 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
         seconds = round(time.perf_counter() - began, 1)
         judged = {gain.step: [gain.before, gain.after] for gain in found.gains}
         undone = [gain.step for gain in found.gains if not gain.kept]
-        if "equalise" in steps and not found.equalised:
-            undone.insert(0, "equalise")
         row = {
             "model": path.stem,
             "steps": list(steps),
