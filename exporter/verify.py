@@ -233,19 +233,22 @@ def _finding(name: str, case: Case, found: Distance, tolerance: Tolerance) -> st
     )
 
 
-def require_parity(parity: Parity, subject: str, document: dict[str, Any]) -> None:
+def require_parity(parity: Parity, subject: str, document: dict[str, Any], *, hint: str = "") -> None:
     """Raise when the verdict is `fail`.
 
     Args:
         subject: what was compared, for the message.
         document: the command's document, which the error carries.
+        hint: what to type then.
 
     Raises:
         CheckFailed: names the output, the input and the distance.
     """
     if parity.verdict == "fail":
         raise CheckFailed(
-            f"{subject} does not agree with {parity.against}. {parity.reasons[0]}", document=document
+            f"{subject} does not agree with {parity.against}. {parity.reasons[0]}",
+            hint=hint,
+            document=document,
         )
 
 

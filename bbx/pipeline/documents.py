@@ -48,6 +48,7 @@ class Proven:
         model: the model's name, or the path of the graph that was given.
         facts: further fields of the document.
         failure: what else is not as it was asked for, in a sentence; empty when nothing is.
+        hint: what to type if parity is lost.
     """
 
     step: Step
@@ -65,6 +66,7 @@ class Proven:
     parent_sha256: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     failure: str = ""
+    hint: str = ""
 
 
 def weights_json(weights: WeightsOrigin) -> Any:
@@ -80,7 +82,7 @@ def settle(staging: Path, path: Path, proven: Proven) -> Manifest:
     """
     passed = proven.parity.verdict != "fail" and not proven.failure
     manifest = commit_checked(staging, path, _describer(staging, proven), passed=passed)
-    require_parity(proven.parity, manifest.document["artifact"], manifest.document)
+    require_parity(proven.parity, manifest.document["artifact"], manifest.document, hint=proven.hint)
     if proven.failure:
         raise CheckFailed(proven.failure, document=manifest.document)
     return manifest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shlex
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from bbx.calibration.refine.steps import Gain
 from bbx.calibration.scales import read_scales, scales_from_graph, write_scales
 from bbx.exporter.onnx_io import check_onnx, graph_specs, save_onnx
 from bbx.pipeline.documents import Proven, Stopwatch, settle
+from bbx.pipeline.ensure import failed_path
 from bbx.pipeline.quantize_accuracy import JUDGED, first_batches, judged_by, preprocess_of
 from bbx.pipeline.quantize_parity import quantised_parity
 from bbx.pipeline.quantize_step import QuantizeStep
@@ -71,10 +73,18 @@ def quantize_task(request: dict[str, Any]) -> dict[str, Any]:
             parent_sha256=sha256_of(step.source),
             facts=facts,
             failure=_failure(step, made),
+            hint=_hint(step, path),
         )
         data.record.write(Path(facts["calibration"]["record"]))
         write_scales(Path(facts["calibration"]["scales"]), scales_from_graph(made.model))
         return settle(staging, path, proven).document
+
+
+def _hint(step: QuantizeStep, path: Path) -> str:
+    """What to type where parity is lost."""
+    command = shlex.join(["bbx", "bisect", str(failed_path(path)), "--against", str(step.source)])
+    refine = "" if step.refine else "Type --refine to round the weights anew. "
+    return f"{refine}{command} names the layers to --keep, and writes the graph with them in floating point."
 
 
 @dataclass(frozen=True, slots=True)

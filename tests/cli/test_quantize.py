@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -264,6 +265,26 @@ def test_a_budget_that_cannot_be_met_is_exit_3_and_a_failed_artefact(
     accuracy = manifest.document["accuracy"]
     assert accuracy["met"] is False
     assert accuracy["drop"] > accuracy["max_drop"] == 0.005
+
+
+def test_lost_parity_says_what_to_type(bbx: Any, exported: Path, bad_scales: Path, tmp_path: Path) -> None:
+    """Of somebody's own graph, whose weights nobody drew at random."""
+    graph, images = tmp_path / "net.onnx", tmp_path / "images.npy"
+    shutil.copy(exported, graph)
+    np.save(images, np.random.default_rng(0).standard_normal((24, 3, SIDE, SIDE)).astype(np.float32))
+    answer = bbx(
+        "quantize", graph, "--calib", images, "--scales", bad_scales, "-o", tmp_path / "out", "--json", "-q"
+    )
+    assert answer.code == 3
+    failed = tmp_path / "out" / "net.int8.failed.onnx"
+    assert f"{failed} does not agree with net.onnx" in answer.error
+    hint = answer.document["error"]["hint"]
+    assert hint.startswith("Type --refine")
+    command = re.search(r"bbx (bisect .+) names the layers", hint)
+    assert command is not None
+    found = bbx(*shlex.split(command[1]), "--json", "-q")
+    assert found.code == 0, found.stderr
+    assert found.document["nodes"]
 
 
 def test_a_budget_that_is_kept_says_so(bbx: Any, exported: Path, crops_folder: Path, tmp_path: Path) -> None:
