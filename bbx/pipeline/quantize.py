@@ -53,7 +53,7 @@ def quantize_task(request: dict[str, Any]) -> dict[str, Any]:
         staged = staging / path.name
         save_onnx(made.model, staged)
         check_onnx(staged)
-        process.progress("verify", detail="parity on photographs and held-out images")
+        process.progress("verify", detail="parity on held-out images")
         parity = quantised_parity(step, staged, made.quantised.judge, data, parent)
         stopwatch.lap("verify")
         facts = _facts(step, path, made, data, stopwatch.seconds()["export"])

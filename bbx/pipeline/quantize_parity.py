@@ -15,7 +15,6 @@ from bbx.calibration.data.dataset import CalibrationSet
 from bbx.calibration.judged import Judge
 from bbx.exporter import verify
 from bbx.exporter.judging import judge
-from bbx.pipeline.cases import parity_cases
 from bbx.pipeline.quantize_step import QuantizeStep
 from bbx.pipeline.typed_parity import task_of
 from bbx.runners.ort import OrtRunner
@@ -36,7 +35,7 @@ def quantised_parity(
     postprocess = parent.postprocess if parent else None
     untrained = parent is not None and parent.weights == "random"
     with OrtRunner(step.source) as reference:
-        cases = list(_cases(reference.inputs, data, parent))
+        cases = list(_cases(reference.inputs, data))
         references = verify.reference_outputs(cases, reference.infer)
     with OrtRunner(staged, exact=True) as candidate:
         parity = judge(
@@ -57,16 +56,14 @@ def quantised_parity(
     return excused(parity, random_weights=untrained, noise=data.record.random)
 
 
-def _cases(
-    inputs: tuple[TensorSpec, ...], data: CalibrationSet, parent: Manifest | None
-) -> Iterable[verify.Case]:
-    for batch in islice(data.batches(split="held_out"), 2):
+def _cases(inputs: tuple[TensorSpec, ...], data: CalibrationSet) -> Iterable[verify.Case]:
+    """Held-out images, in two batches and one alone where the batch is dynamic.
+
+    No others: the scales are for images like these, and a network of digits answers nothing to a photograph.
+    """
+    single = all(spec.shape and spec.shape[0] is None for spec in inputs)
+    for number, batch in enumerate(islice(data.batches(split="held_out"), 2)):
         rows = next((len(array) for array in batch.values() if array.ndim), 1)
+        if single and number == 0 and rows > 1:
+            yield verify.Case(1, "held-out images", {name: array[:1] for name, array in batch.items()})
         yield verify.Case(rows, "held-out images", batch)
-    preprocess = parent.preprocess if parent else data.record.preprocess
-    if preprocess is None or data.record.random:
-        return
-    sizes = tuple(dict.fromkeys([inputs[0].shape[0]] if inputs[0].shape[0] else [1, data.record.batch]))
-    for case in parity_cases(inputs, preprocess, sizes, task=task_of(parent)):
-        if case.input == "photographs":  # noise is no image, and the scales are for images
-            yield case

@@ -121,7 +121,9 @@ def test_the_document_has_every_field(bbx: Any, exported: Path, crops_folder: Pa
     assert [spec["name"] for spec in document["inputs"]] == ["images"]
     assert [spec["shape"] for spec in document["outputs"]] == [[None, 10]]
     assert document["parity"]["verdict"] in ("pass", "inconclusive")
-    assert {case["input"] for case in document["parity"]["cases"]} == {"held-out images", "photographs"}
+    cases = document["parity"]["cases"]
+    assert {case["input"] for case in cases} == {"held-out images"}
+    assert [case["batch"] for case in cases][:2] == [1, document["calibration"]["held_out"]]
     assert {"build", "export", "verify", "total"} <= document["seconds"].keys()
     assert document["command"].startswith("bbx quantize ")
     calibration = document["calibration"]
