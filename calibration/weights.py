@@ -18,6 +18,7 @@ _LEAST_SCALE = 2.0**-60
 """Of a channel whose weights are all zero, and of any other: FP32 holds its reciprocal too."""
 
 _MOST_BIAS = 0.25
+"""Share by which a scale may be changed; a channel that would need more was hardly stored at all."""
 
 
 def quantised_weight(
