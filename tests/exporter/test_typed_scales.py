@@ -96,10 +96,14 @@ def test_bf16_holds_them_all() -> None:
 
 
 def test_fp8_weights_are_rounded_anew() -> None:
-    given = {"wq": RNG.standard_normal((4, 3, 3, 3)).astype(ml_dtypes.float8_e4m3fn), "ws": SCALES}
+    given = {
+        "wq": RNG.standard_normal((4, 3, 3, 3)).astype(ml_dtypes.float8_e4m3fn),
+        "ws": np.float32([0.01, 3e-6, 2.0**-60, 1e-7]),
+    }
     source = convolution(given)
     typed = stored(typed_from_onnx(source, "fp16", {}).model)
     wanted, got = restored(stored(source)), restored(typed)
+    # The scale of the last one grows by a fifth; E4M3 rounds by a sixteenth at most.
     assert np.abs(got[3] - wanted[3]).max() < 0.07 * np.abs(wanted[3]).max()
     assert typed["wq"].dtype == ml_dtypes.float8_e4m3fn
     assert (typed["ws"] > 0).all()

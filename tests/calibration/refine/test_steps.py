@@ -215,6 +215,21 @@ def test_what_cannot_be_refined_is_left_and_says_why(
         np.testing.assert_array_equal(weight.values, start.weights[name].values)
 
 
+def test_a_weight_that_layers_share_keeps_its_scale(
+    network: Any, quantise: Quantise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them would multiply it; their biases are their own."""
+    from bbx.calibration.judged import judge_by
+
+    monkeypatch.setattr(steps, "WORTH", -10.0)  # whatever comes of it is kept
+    start = _short(quantise(_tied()))
+    judge = judge_by(start.model, network.held_out)
+    found, gains = refined(start, network.fit, judge, steps=["bias"])
+    assert gains[0].kept
+    np.testing.assert_array_equal(found.weights["w"].scale, start.weights["w"].scale)
+    assert len(found.model.graph.initializer) == len(start.model.graph.initializer) + 2
+
+
 def test_a_layer_without_a_place_for_its_bias_keeps_its_weight(network: Any, quantise: Quantise) -> None:
     def doubled(visit: Visit) -> Change:
         weight = replace(visit.weight, scale=2 * visit.weight.scale)
