@@ -153,6 +153,13 @@ def test_a_step_that_does_not_help_is_undone(network: Any, quantise: Quantise, j
     assert found is start
 
 
+@pytest.mark.parametrize(
+    ("after", "kept"), [(0.97, True), (0.99, False), (1.0, False), (float("nan"), False)]
+)
+def test_a_step_that_saves_less_than_a_fiftieth_is_not_kept(after: float, kept: bool) -> None:
+    assert Gain("bias", 1.0, after).kept == kept
+
+
 def test_an_unknown_step_is_named_before_any_work(quantise: Quantise, judge: Any) -> None:
     def never() -> Any:
         raise AssertionError
