@@ -19,7 +19,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from bbx.calibration.placement import Placement
 from bbx.errors import ExportError
 from bbx.exporter import onnx_graph
-from bbx.exporter.onnx_graph import all_names, unique_name
+from bbx.exporter.onnx_graph import all_names, along_axis, unique_name
 
 EightBit = Literal["int8", "fp8"]
 
@@ -57,14 +57,7 @@ class QuantisedWeight:
 
     def restored(self) -> NDArray[np.float32]:
         """What the layer computes with, float32."""
-        return self.values.astype(np.float32) * along(self.scale, self.axis, self.values.ndim)
-
-
-def along(scale: NDArray[np.float32], axis: int | None, rank: int) -> NDArray[np.float32]:
-    """Per-channel numbers in a shape that broadcasts against a weight of this rank."""
-    if axis is None:
-        return scale
-    return scale.reshape([-1 if dimension == axis else 1 for dimension in range(rank)])
+        return self.values.astype(np.float32) * along_axis(self.scale, self.axis, self.values.ndim)
 
 
 def rounded(values: NDArray[np.floating], kind: EightBitType) -> NDArray[np.generic]:

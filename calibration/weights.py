@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bbx.calibration.to_qdq import EIGHT_BIT_TYPES, EightBit, EightBitType, QuantisedWeight, along, rounded
+from bbx.calibration.to_qdq import EIGHT_BIT_TYPES, EightBit, EightBitType, QuantisedWeight, rounded
+from bbx.exporter.onnx_graph import along_axis
 
 WeightMethod = Literal["max", "mse", "unbiased"]
 
@@ -66,7 +67,7 @@ def with_scale(
     values: NDArray[np.float32], scale: NDArray[np.float32], axis: int | None, kind: EightBit
 ) -> QuantisedWeight:
     """Round a weight to the nearest values that these scales give."""
-    scaled = values.astype(np.float64) / along(scale, axis, values.ndim)
+    scaled = values.astype(np.float64) / along_axis(scale, axis, values.ndim)
     return QuantisedWeight(rounded(scaled, EIGHT_BIT_TYPES[kind]), scale, axis)
 
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
 import onnx.inliner
+from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from bbx.errors import ExportError
+
+_Real = TypeVar("_Real", bound=np.floating)
 
 FLOAT = int(TensorProto.FLOAT)
 _SMALL = 1024
@@ -306,6 +309,21 @@ def infer_and_check(model: ModelProto) -> None:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"The rewritten ONNX graph is not valid: {str(error).strip()}") from error
     model.graph.value_info.extend(inferred.graph.value_info)
+
+
+def along_axis(numbers: NDArray[_Real], axis: int | None, rank: int) -> NDArray[_Real]:
+    """Scales or zero points in a shape that broadcasts against a weight.
+
+    Args:
+        numbers: [channels], or one for all channels.
+        axis: of the weight's channels, from the end where negative; any where there is one number.
+        rank: of the weight.
+    """
+    if axis is None or numbers.size == 1:
+        return numbers.reshape(())
+    shape = [1] * rank
+    shape[axis] = -1
+    return numbers.reshape(shape)
 
 
 def unique_name(base: str, taken: set[str]) -> str:

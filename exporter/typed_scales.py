@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from bbx.exporter.onnx_graph import FLOAT
+from bbx.exporter.onnx_graph import FLOAT, along_axis
 from bbx.exporter.typed_facts import HalfType
 
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
@@ -77,18 +77,9 @@ def _round_anew(
     values = numpy_helper.to_array(weight)
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
     zero = numpy_helper.to_array(tensors[node.input[2]]) if len(node.input) > 2 and node.input[2] else 0
-    middle = _along(np.asarray(zero).astype(np.float64), axis, values.ndim)
-    wanted = (values.astype(np.float64) - middle) * _along(
-        ratio.astype(np.float64), axis, values.ndim
-    ) + middle
+    middle = along_axis(np.asarray(zero).astype(np.float64), axis, values.ndim)
+    factor = along_axis(ratio.astype(np.float64), axis, values.ndim)
+    wanted = (values.astype(np.float64) - middle) * factor + middle
     whole = np.issubdtype(values.dtype, np.integer)
     stored = (np.rint(wanted) if whole else wanted).astype(values.dtype)
     weight.CopyFrom(numpy_helper.from_array(stored, weight.name))
-
-
-def _along(numbers: NDArray[np.float64], axis: int, rank: int) -> NDArray[np.float64]:
-    if numbers.size == 1:
-        return numbers.reshape(())
-    shape = [1] * rank
-    shape[axis] = -1
-    return numbers.reshape(shape)
