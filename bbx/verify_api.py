@@ -35,8 +35,8 @@ def parity(
             the manifests.
         against: the reference: an artefact's path, or a model's name; by default the oldest stage that is
             found.
-        images: to compare on: a folder, a list or whatever else calibration takes; by default bbx's
-            photographs, and noise.
+        images: to compare on: a folder, a list or whatever else calibration takes; by default those that the
+            calibration of a quantised artefact held out, else bbx's photographs, and noise.
         batch: sizes of the batches to compare at, all images at each; by default the export's and others, or
             8 of `images`.
         trust: load programs that bbx did not make here.
@@ -89,7 +89,7 @@ def bisect(
     Args:
         artefact: an ONNX graph that is quantised (Q/DQ) or of 16 bits.
         against: the FP32 graph's path, or a model's name; by default the FP32 graph that it was made from.
-        images: as for `parity`; by default bbx's photographs.
+        images: as for `parity`.
         tolerance: largest relative L2, or for a detector the share of detections that may differ; by default
             the tolerance of the artefact's precision.
         evaluations: graphs that are run at most, 3 at least; by default 64.

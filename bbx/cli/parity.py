@@ -15,7 +15,10 @@ from bbx.errors import CheckFailed
 Images = Annotated[
     Path | None,
     typer.Option(
-        "--images", "--calib", help="Images to compare on, as for calibration. Default: bbx's photographs."
+        "--images",
+        "--calib",
+        help="Images to compare on, as for calibration. Default: what the calibration held out, else bbx's "
+        "photographs.",
     ),
 ]
 

@@ -92,7 +92,9 @@ def artefact_stage(path: Path) -> Ancestor:
         return Ancestor(format, path, manifest.precision if manifest else "fp32", manifest)
     precision = manifest.precision if manifest else _precision_of(path)
     stages: dict[Precision, StageName] = {"fp32": "onnx", "fp16": "typed", "bf16": "typed"}
-    return Ancestor(stages.get(precision, "qdq"), path, precision, manifest)
+    # A Q/DQ graph whose rest is in 16 bits is still an INT8 or FP8 one, and two stages from FP32.
+    retyped = manifest is not None and "converted" in manifest.document
+    return Ancestor("typed" if retyped else stages.get(precision, "qdq"), path, precision, manifest)
 
 
 def _manifest_of(path: Path) -> Manifest | None:

@@ -25,6 +25,7 @@ from bbx.exporter.verify import Arrays, Parity, Tolerance
 from bbx.pipeline.ancestry import Ancestor, artefact_stage
 from bbx.pipeline.cases import fixed_batch
 from bbx.pipeline.documents import Proven, Stopwatch, settle
+from bbx.pipeline.held_out import held_out_of
 from bbx.pipeline.image_cases import comparison_cases
 from bbx.pipeline.repair import RepairStep
 from bbx.pipeline.stage_runs import Meaning, meaning_of
@@ -123,8 +124,10 @@ def _prepare(step: RepairStep, reference: onnx.ModelProto) -> _Case:
     precision = precision_of(source)
     inputs, _ = graph_specs(reference)
     batch = fixed_batch(inputs) or fixed_batch(graph_specs(source)[0])
-    cases = comparison_cases(
-        tuple(TensorSpec(each.name, each.dtype, (batch, *each.shape[1:])) for each in inputs),
+    taken = tuple(TensorSpec(each.name, each.dtype, (batch, *each.shape[1:])) for each in inputs)
+    held_out = [] if step.images else held_out_of(step.source, stage.manifest, taken)
+    cases = held_out or comparison_cases(
+        taken,
         meaning.preprocess,
         (batch or _BATCH,),
         images=step.images,
@@ -214,6 +217,7 @@ def _facts(case: _Case, finding: Finding) -> dict[str, Any]:
         },
         "nodes": [_node_json(case.graph, each, finding) for each in finding.nodes],
         "kept": [*parent.get("kept", ()), *put_back],
+        **({"calibration": parent["calibration"]} if "calibration" in parent else {}),
     }
 
 

@@ -23,6 +23,7 @@ from bbx.exporter.to_engine import EngineBuild, engine_from_onnx
 from bbx.pipeline.cases import fixed_batch, parity_cases
 from bbx.pipeline.documents import Stopwatch, weights_json
 from bbx.pipeline.ensure import commit_checked
+from bbx.pipeline.held_out import held_out_of
 from bbx.pipeline.steps import EngineStep
 from bbx.pipeline.typed import manifest_of
 from bbx.pipeline.typed_parity import task_of
@@ -131,7 +132,9 @@ def _parity(
     inputs, _ = graph_specs(model)
     batch = fixed_batch(inputs)
     sizes = (batch,) if batch is not None else _profiled_batches(build)
-    cases = parity_cases(inputs, parent.preprocess if parent else None, sizes, task=task_of(parent))
+    cases = held_out_of(step.source, parent, inputs, sizes) or parity_cases(
+        inputs, parent.preprocess if parent else None, sizes, task=task_of(parent)
+    )
     with OrtRunner(step.source) as reference:
         references = verify.reference_outputs(cases, reference.infer)
     postprocess = parent.postprocess if parent else None
@@ -174,6 +177,7 @@ def _document(
     notes = [f"Not built for {target}: {reason}" for target, reason in build.left_out]
     if not parity["ran"]:
         notes.insert(0, "The engine was built and not run: this machine has no GPU that it was built for.")
+    calibration = parent.document.get("calibration") if parent else None
     return {
         "schema": SCHEMA,
         "format": "engine",
@@ -192,6 +196,7 @@ def _document(
         "command": step.command,
         "notes": notes,
         "reused": False,
+        **({} if calibration is None else {"calibration": calibration}),
     }
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import onnx
@@ -15,10 +13,10 @@ from bbx.calibration.data.dataset import CalibrationSet
 from bbx.calibration.judged import Judge
 from bbx.exporter import verify
 from bbx.exporter.judging import judge
+from bbx.pipeline.held_out import held_out_cases
 from bbx.pipeline.quantize_step import QuantizeStep
 from bbx.pipeline.typed_parity import task_of
 from bbx.runners.ort import OrtRunner
-from bbx.types import TensorSpec
 
 
 def quantised_parity(
@@ -26,7 +24,9 @@ def quantised_parity(
 ) -> verify.Parity:
     """The verdict on a quantised graph, every Q/DQ node computed as it is written.
 
-    Where detections prove nothing, as those of random weights do, a detector is judged by its heads.
+    No other images are taken: the scales are for images like these, and a network of digits answers nothing
+    to a photograph. Where detections prove nothing, as those of random weights do, a detector is judged by
+    its heads.
 
     Args:
         staged: the file it stands in.
@@ -35,7 +35,7 @@ def quantised_parity(
     postprocess = parent.postprocess if parent else None
     untrained = parent is not None and parent.weights == "random"
     with OrtRunner(step.source) as reference:
-        cases = list(_cases(reference.inputs, data))
+        cases = held_out_cases(data, reference.inputs)
         references = verify.reference_outputs(cases, reference.infer)
     with OrtRunner(staged, exact=True) as candidate:
         parity = judge(
@@ -54,16 +54,3 @@ def quantised_parity(
         )
         parity = replace(found, cases=(*parity.cases, *found.cases))
     return excused(parity, random_weights=untrained, noise=data.record.random)
-
-
-def _cases(inputs: tuple[TensorSpec, ...], data: CalibrationSet) -> Iterable[verify.Case]:
-    """Held-out images, in two batches and one alone where the batch is dynamic.
-
-    No others: the scales are for images like these, and a network of digits answers nothing to a photograph.
-    """
-    single = all(spec.shape and spec.shape[0] is None for spec in inputs)
-    for number, batch in enumerate(islice(data.batches(split="held_out"), 2)):
-        rows = next((len(array) for array in batch.values() if array.ndim), 1)
-        if single and number == 0 and rows > 1:
-            yield verify.Case(1, "held-out images", {name: array[:1] for name, array in batch.items()})
-        yield verify.Case(rows, "held-out images", batch)

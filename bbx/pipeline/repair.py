@@ -21,7 +21,8 @@ class RepairStep(Step):
     Attributes:
         source: the graph that is too far from the reference.
         reference: the FP32 graph.
-        images: to compare on, a folder for example; None for bbx's photographs.
+        images: to compare on, a folder for example; None for those that the graph's calibration held out, or
+            bbx's photographs.
         tolerance: largest relative L2, or for a detector the share of detections that may differ; None for
             the tolerance of the graph's precision.
         evaluations: graphs that are run at most.

@@ -21,6 +21,7 @@ from bbx.models.spec import ModelSpec
 from bbx.pipeline.ancestry import Ancestor
 from bbx.pipeline.cases import fixed_batch
 from bbx.pipeline.export import module_outputs
+from bbx.pipeline.held_out import held_out_of
 from bbx.pipeline.image_cases import comparison_cases
 from bbx.runners.base import Runner
 from bbx.runners.registry import open_runner
@@ -178,16 +179,28 @@ def _cases(
     profiled = [sizes for manifest in manifests if (sizes := _profiled_batches(manifest))]
     if asked:
         _require_batches(asked, batch, profiled[-1] if profiled else None)
+    taken = tuple(TensorSpec(each.name, each.dtype, (batch, *each.shape[1:])) for each in inputs)
+    wanted = asked or (profiled[-1] if profiled and batch is None else ())
+    if images is None and (held_out := _held_out(stages, taken, wanted)):
+        return held_out
     sizes = verify.batches_to_try(batch or verify.EXAMPLE_BATCH, fixed=batch is not None)
     return comparison_cases(
-        tuple(TensorSpec(each.name, each.dtype, (batch, *each.shape[1:])) for each in inputs),
+        taken,
         meaning.preprocess,
-        asked or (profiled[-1] if profiled and batch is None else sizes),
+        wanted or sizes,
         images=images,
         task=meaning.task,
         noise=not any(stage.stage == "qdq" for stage in stages),
         image_batches=asked,
     )
+
+
+def _held_out(stages: Sequence[Ancestor], inputs: tuple[TensorSpec, ...], sizes: Sequence[int]) -> list[Case]:
+    """The held-out images of the youngest calibration."""
+    for stage in reversed(stages):
+        if stage.path is not None and stage.manifest is not None and "calibration" in stage.manifest.document:
+            return held_out_of(stage.path, stage.manifest, inputs, sizes)
+    return []
 
 
 def _require_batches(asked: tuple[int, ...], fixed: int | None, profiled: tuple[int, ...] | None) -> None:

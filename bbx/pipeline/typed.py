@@ -18,6 +18,7 @@ from bbx.exporter.to_typed import TypedGraph, typed_from_onnx
 from bbx.memory import give_back
 from bbx.pipeline.cases import fixed_batch, parity_cases
 from bbx.pipeline.documents import Proven, Stopwatch, settle
+from bbx.pipeline.held_out import held_out_of
 from bbx.pipeline.steps import TypedStep
 from bbx.pipeline.typed_parity import Judged, is_quantised, task_of
 from bbx.runners.ort import OrtRunner
@@ -38,12 +39,15 @@ def typed_task(request: dict[str, Any]) -> dict[str, Any]:
     with process.collecting_warnings() as warnings, artifact.staged(path) as staging:
         artifact.check_external_data(step.source)
         parent = manifest_of(step.source)
-        process.progress("scan", detail="ranges on photographs and noise")
+        process.progress("scan", detail="ranges")
         # Q/DQ nodes as written: fused into integer kernels they would round in other places.
         with OrtRunner(step.source, exact=True) as reference:
-            cases = _cases(reference.inputs, parent)
+            inputs, sizes = reference.inputs, _sizes(reference.inputs)
+            usual = parity_cases(inputs, parent.preprocess if parent else None, sizes, task=task_of(parent))
+            held_out = held_out_of(step.source, parent, inputs, sizes)
+            cases = held_out or usual
             references = verify.reference_outputs(cases, reference.infer)
-            rows = _rows(reference.inputs, cases)
+            rows = _rows(inputs, [*held_out, *usual])
         ranges = activation_ranges(step.source, rows)
         stopwatch.lap("build")
         process.progress("retype", detail=step.precision)
@@ -53,7 +57,7 @@ def typed_task(request: dict[str, Any]) -> dict[str, Any]:
         save_onnx(typed.model, staged)
         check_onnx(staged)
         stopwatch.lap("export")
-        process.progress("verify", detail="parity on photographs and noise")
+        process.progress("verify", detail=f"parity on {cases[0].input}")
         parity = Judged(step, typed, staged, parent, cases, references).parity()
         inputs, outputs = graph_specs(typed.model)
         stopwatch.lap("verify")
@@ -92,10 +96,10 @@ def manifest_of(path: Path) -> Manifest | None:
     return manifest if manifest is not None and manifest.sha256 == sha256_of(path) else None
 
 
-def _cases(inputs: tuple[TensorSpec, ...], parent: Manifest | None) -> list[verify.Case]:
+def _sizes(inputs: tuple[TensorSpec, ...]) -> tuple[int, ...]:
+    """Batches to compare at."""
     batch = fixed_batch(inputs)
-    batches = verify.batches_to_try(batch or verify.EXAMPLE_BATCH, fixed=batch is not None)
-    return parity_cases(inputs, parent.preprocess if parent else None, batches, task=task_of(parent))
+    return verify.batches_to_try(batch or verify.EXAMPLE_BATCH, fixed=batch is not None)
 
 
 def _rows(inputs: tuple[TensorSpec, ...], cases: list[verify.Case]) -> list[verify.Arrays]:
