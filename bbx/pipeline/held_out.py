@@ -10,8 +10,7 @@ import numpy as np
 
 from bbx import process
 from bbx.artifact import Manifest
-from bbx.calibration.data.dataset import CalibrationSet, Feeds, calibration_set
-from bbx.calibration.data.options import CalibrationOptions
+from bbx.calibration.data.dataset import CalibrationSet, Feeds, recorded_set
 from bbx.calibration.data.record import read_record
 from bbx.errors import ArtifactError, BbxError
 from bbx.exporter.verify import Case
@@ -49,12 +48,8 @@ def held_out_of(
     try:
         if read_record(record).sha256 != calibration["manifest_sha256"]:
             raise ArtifactError(f"{record} is of another calibration.")
-        with process.listening(process.silent):  # its findings were told when it was made
-            data = calibration_set(
-                CalibrationOptions(source=str(record)),
-                inputs,
-                manifest.preprocess if manifest and manifest.preprocess else guess_preprocess(inputs),
-            )
+        preprocess = manifest.preprocess if manifest else None
+        data = recorded_set(record, inputs, preprocess or guess_preprocess(inputs))
         return held_out_cases(data, inputs, sizes)
     except BbxError as error:
         process.warn(

@@ -117,6 +117,22 @@ def calibration_set(
     return CalibrationSet(source, record)
 
 
+def recorded_set(path: Path, inputs: tuple[TensorSpec, ...], preprocess: Preprocess | None) -> CalibrationSet:
+    """The images of a record, which were looked at when it was made: here they are only hashed.
+
+    Args:
+        path: of the record.
+        inputs: of the network; as for `calibration_set`.
+        preprocess: as for `calibration_set`.
+
+    Raises:
+        ArtifactError: it is no record, or its images have changed.
+        BbxError: the data cannot be used.
+    """
+    source, _ = open_source(path, Feeder(inputs, preprocess))
+    return CalibrationSet(source, verify_record(path))
+
+
 @dataclass(frozen=True, slots=True)
 class _Chosen:
     """Which images are used, and what is to be recorded about how they were chosen."""
