@@ -35,6 +35,14 @@ class Ancestor:
     missing: str = ""
 
     @property
+    def half(self) -> Literal["fp16", "bf16"] | None:
+        """The 16-bit type of a graph that bbx retyped; a Q/DQ graph's `precision` does not tell it."""
+        if self.stage != "typed" or self.manifest is None:
+            return None
+        asked: Literal["fp16", "bf16"] | None = self.manifest.request.get("precision")
+        return asked
+
+    @property
     def label(self) -> str:
         """What the stage is called in a sentence."""
         if self.spec is not None:

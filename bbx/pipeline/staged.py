@@ -12,6 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from bbx import process
 from bbx.artifact import sha256_of
 from bbx.calibration.agreement import Metric, Reference, excused, replayed, task_metric, tolerance_of
@@ -20,6 +22,7 @@ from bbx.exporter.verify import TOLERANCES, Parity
 from bbx.models.spec import ModelSpec
 from bbx.pipeline.ancestry import Ancestor, ancestry, artefact_stage
 from bbx.pipeline.documents import Stopwatch
+from bbx.pipeline.rounding_control import controlled
 from bbx.pipeline.stage_runs import Meaning, Ran, Runs, meaning_of, reference_stage, run_stages
 from bbx.pipeline.typed_parity import by_noise
 from bbx.types import SCHEMA, ParityVerdict
@@ -135,14 +138,24 @@ def _compare(runs: Runs, before: Ran, this: Ran, meaning: Meaning) -> Compared:
             replayed(this.outputs), precision, allowed, random_weights=meaning.random_weights
         )
         if allowed is tolerance and precision not in TOLERANCES:
-            parity = excused(
+            excuse = excused(
                 parity, random_weights=meaning.random_weights, noise=by_noise(this.stage.manifest)
             )
+            by_control = excuse is not parity and other.stage.stage == "qdq" and this.stage.half is not None
+            parity = _by_control(parity, excuse, other, this, runs) if by_control else excuse
         return parity, task_metric(reference, this.outputs, parity)
 
     to_first, metric_to_first = judged(first, tolerance)
     to_previous, metric_to_previous = judged(before, step)
     return Compared(this.stage, to_first, to_previous, metric_to_first, metric_to_previous)
+
+
+def _by_control(parity: Parity, excuse: Parity, quantised: Ran, retyped: Ran, runs: Runs) -> Parity:
+    """What 16 bits did to a Q/DQ graph is excused only as far as as much rounding carries that graph."""
+    path, half = quantised.stage.path, retyped.stage.half
+    assert path is not None  # of a graph
+    assert half is not None
+    return controlled(parity, excuse, onnx.load(str(path)), half, runs.cases)
 
 
 def _verdict(compared: Sequence[Compared]) -> ParityVerdict:

@@ -1,17 +1,16 @@
 """Does a graph in 16 bits compute what its FP32 graph computes? By its outputs, else by its heads.
 
-Of a quantised graph the source is its Q/DQ graph. Where nobody trained the network, values that 16 bits put
-on the other side of a quantiser's rounding may change every answer. A distance is excused by that only if
-noise of the size of such roundings carries the Q/DQ graph as far from itself.
+Of a quantised graph the source is its Q/DQ graph. Where nobody trained the network, a distance is excused
+only as far as `bbx.pipeline.rounding_control` finds.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import onnx
 
@@ -24,22 +23,11 @@ from bbx.exporter.emulate import emulated_from_typed
 from bbx.exporter.heads import unsorted_heads
 from bbx.exporter.judging import judge
 from bbx.exporter.onnx_io import spill_onnx
-from bbx.exporter.parts import giving
 from bbx.exporter.to_typed import TypedGraph
+from bbx.pipeline.rounding_control import STIRRED, answers, controlled
 from bbx.pipeline.steps import TypedStep
 from bbx.runners.ort import OrtRunner
 from bbx.types import Task
-
-_STIRRED = 3
-"""Controls that are tried, each with other noise: how many boxes change is chance too."""
-
-_ROUNDING = {"fp16": 2.0**-11, "bf16": 2.0**-8}
-"""Unit roundoff. Over a tensor the relative error of one rounding is 0.4 of it in the root mean square, and a
-value is rounded several times between two quantisers."""
-
-_AS_FAR = 1.5
-"""How much farther than the farthest control a graph may be. Networks with random weights were 0.9 to 1.1
-times as far; docs/results/presets_int8.json has both distances of presets that needed the excuse."""
 
 
 def task_of(manifest: Manifest | None) -> Task:
@@ -125,27 +113,10 @@ class Judged:
             parity: of the outputs, or of a detector's heads.
         """
         excuse = excused(parity, random_weights=self._untrained, noise=by_noise(self.parent))
-        own = [case["outputs"] for case in parity.cases if "detections" not in case]
-        if excuse is parity or not own:
-            return excuse
-        process.progress("verify", detail="how far as much rounding carries the Q/DQ graph")
+        if excuse is parity:
+            return parity
         cases = self._singles if task_of(self.parent) == "detection" else self.cases
-        names, apart = tuple(own[0]), _farthest(own)
-        amounts = dict.fromkeys(_quantised_tensors(source), _ROUNDING[self.step.precision])
-        wanted = _answers(source, names, cases)
-        control = 0.0
-        for seed in range(_STIRRED):
-            moved = _answers(stirred(source, amounts, seed=seed), names, cases)
-            control = max(control, _farthest(_distances(wanted, moved)))
-            if apart <= _AS_FAR * control:
-                break
-        as_far = apart <= _AS_FAR * control
-        found = excuse if as_far else parity
-        said = (
-            f"Noise of the size of {self.step.precision.upper()} rounding carries the Q/DQ graph "
-            f"from itself by a relative L2 of {'' if as_far else 'only '}{control:.2e}."
-        )
-        return replace(found, reasons=(f"{found.reasons[0]} {said}", *found.reasons[1:]))
+        return controlled(parity, excuse, source, self.step.precision, cases)
 
     @property
     def _untrained(self) -> bool:
@@ -178,7 +149,7 @@ class Judged:
         if found.verdict != "pass":
             return detections
         amounts = {head: max(case["outputs"][head].rel_l2 for case in found.cases) for head in heads}
-        controls = (self._control(source, amounts, seed) for seed in range(_STIRRED))
+        controls = (self._control(source, amounts, seed) for seed in range(STIRRED))
         control = next((each for each in controls if _changed(each) >= _changed(detections)), None)
         if control is None:
             return detections
@@ -187,7 +158,7 @@ class Judged:
     def _heads(
         self, source: onnx.ModelProto, emulation: Path, heads: tuple[str, ...], against: str
     ) -> verify.Parity:
-        want, got = (_answers(each, heads, self._singles) for each in (source, onnx.load(str(emulation))))
+        want, got = (answers(each, heads, self._singles) for each in (source, onnx.load(str(emulation))))
         turn = iter(got)
         tolerance = verify.TOLERANCES[self.step.precision]
         return verify.compare(
@@ -212,43 +183,3 @@ def _changed(parity: verify.Parity) -> int:
 
 def _well_formed(parity: verify.Parity) -> bool:
     return not any(case["detections"]["malformed"] for case in parity.cases)
-
-
-def _quantised_tensors(source: onnx.ModelProto) -> list[str]:
-    """What the nodes of a Q/DQ graph give to its quantisers, in the graph's order."""
-    made = {name for node in source.graph.node for name in node.output}
-    read = [node.input[0] for node in source.graph.node if node.op_type == "QuantizeLinear"]
-    return [name for name in dict.fromkeys(read) if name in made]
-
-
-def _answers(
-    model: onnx.ModelProto, names: tuple[str, ...], cases: Sequence[verify.Case]
-) -> list[dict[str, Any]]:
-    """Some tensors of a graph on every case, numbers in float32."""
-    with tempfile.TemporaryDirectory(prefix="bbx-heads-") as folder:
-        path = Path(folder) / "graph.onnx"
-        spill_onnx(giving(model, names), path)
-        with OrtRunner(path, exact=True) as runner:
-            dtypes = {spec.name: spec.dtype for spec in runner.inputs}
-            given = ({name: feed.astype(dtypes[name]) for name, feed in case.feeds.items()} for case in cases)
-            return [
-                {
-                    name: value if value.dtype.kind in "iu" else value.astype("float32")
-                    for name, value in runner.infer(feeds).items()
-                }
-                for feeds in given
-            ]
-
-
-def _distances(
-    wanted: Sequence[verify.Arrays], given: Sequence[verify.Arrays]
-) -> list[dict[str, verify.Distance]]:
-    return [
-        {name: verify.distance(want[name], got[name]) for name in want}
-        for want, got in zip(wanted, given, strict=True)
-    ]
-
-
-def _farthest(cases: Iterable[Mapping[str, verify.Distance]]) -> float:
-    """The largest relative L2 of any tensor on any case."""
-    return max(found.rel_l2 for case in cases for found in case.values())

@@ -110,9 +110,12 @@ def test_in_16_bits_random_weights_excuse_no_fault(
     monkeypatch.setattr(typed, "typed_from_onnx", _broken)
     with pytest.raises(CheckFailed, match=r"relative L2 \d") as failure:
         _in_16_bits(path, tmp_path / "broken.onnx")
-    assert ("carries the Q/DQ graph from itself by a relative L2 of only" in str(failure.value)) == (
-        weights == "random"
-    )
+    random = weights == "random"
+    only = "carries the Q/DQ graph from itself by a relative L2 of only"
+    assert (only in str(failure.value)) == random
+    staged = bbx("parity", tmp_path / "broken.failed.onnx", "--json", "-q")
+    assert (staged.code, staged.document["pinned"]) == (3, "typed")
+    assert (only in staged.error) == random
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
