@@ -73,7 +73,7 @@ def _inference(
     if not names:
         yield lambda feeds: ()
         return
-    with session(giving(model, names), "calibration") as opened:
+    with session(giving(model, names), "calibration", inside=True) as opened:
         yield opened.run
 
 

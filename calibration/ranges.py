@@ -61,7 +61,7 @@ def activation_ranges(
     model = onnx_graph.prepared(onnx.load(str(model_path)), opset=13)
     measured_as = _instrument(model)
     rows: NDArray[np.float64] | None = None
-    with session(model, "a range scan", spent=True) as opened:
+    with session(model, "a range scan", inside=True, spent=True) as opened:
         del model
         for count, feeds in enumerate(batches, start=1):
             progress("scan ranges", None, f"batch {count}")

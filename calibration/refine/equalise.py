@@ -168,7 +168,7 @@ def _changed(streams: Iterable[_Stream], facts: GraphFacts) -> set[str]:
 def _channel_ranges(model: ModelProto, names: list[str], batches: Batches) -> dict[str, NDArray[np.float32]]:
     """The largest magnitude of each channel."""
     found: dict[str, NDArray[np.float32]] = {}
-    with session(giving(model, names), "equalisation", exact=True) as opened:
+    with session(giving(model, names), "equalisation", exact=True, inside=True) as opened:
         for feeds in batches():
             for name, values in zip(names, opened.run(feeds), strict=True):
                 axes = (0, *range(2, values.ndim))

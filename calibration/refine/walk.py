@@ -167,7 +167,7 @@ class _Walk:
         quantised = qdq_from_onnx(part, inside, start.scales, self._weights, start.kind)
         with ExitStack() as stack:
             for shelf, graph in ((self._exact, exact), (self._quantised, quantised)):
-                opened = stack.enter_context(session(graph, "refinement", exact=True))
+                opened = stack.enter_context(session(graph, "refinement", exact=True, inside=True))
                 for number in range(shelf.batches):
                     answers = opened.run(shelf.get(number, stage.reads), stage.gives)
                     shelf.put(number, dict(zip(stage.gives, answers, strict=True)))

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 LAYERS, WIDTH = 16, 2048
 WEIGHT_BYTES = LAYERS * WIDTH * WIDTH * 4
+BRANCHES, BRANCH = 24, 2_000_000
 
 _TYPED = """
 import json, resource, sys
@@ -51,6 +52,24 @@ row = np.linspace(-1, 1, width, dtype=np.float32)[None]
 before = peak()
 ranges = activation_ranges(source, [{"x0": row}, {"x0": row * 2}])
 print(json.dumps({"peak": peak() - before, "tensors": len(ranges), "highest": ranges["x0"].maximum}))
+"""
+
+
+_TRIED = """
+import json, resource, sys
+import numpy as np, onnx
+from bbx.calibration.sessions import session
+
+def now(field):
+    [line] = [line for line in open("/proc/self/status") if line.startswith(field)]
+    return int(line.split()[1]) * 1024
+
+row = np.linspace(-1, 1, int(sys.argv[2]), dtype=np.float32)[None]
+with session(onnx.load(sys.argv[1]), "a test", exact=True) as opened:
+    peak, held = now("VmHWM:"), now("VmRSS:")
+    for _ in range(3):
+        opened.run({"x": row})
+    print(json.dumps({"peak": now("VmHWM:") - peak, "held": now("VmRSS:") - held}))
 """
 
 
@@ -95,3 +114,43 @@ def test_a_range_scan_keeps_few_activations_at_a_time(tmp_path: Path) -> None:
     found = json.loads(done.stdout.splitlines()[-1])
     assert (found["tensors"], found["highest"]) == (layers + 1, 2.0)
     assert found["peak"] < 12 * width * 4
+
+
+def _branches(path: Path, *, together: bool) -> None:
+    """As many large tensors as BRANCHES, all made before any is read: added up one by one, or all at once."""
+    numbers = range(BRANCHES)
+    nodes = [helper.make_node("Mul", ["x", f"by{number}"], [f"a{number}"]) for number in numbers]
+    if together:
+        nodes.append(helper.make_node("Sum", [f"a{number}" for number in numbers], ["all"]))
+        nodes.append(helper.make_node("ReduceSum", ["all"], ["y"], keepdims=0))
+    else:
+        nodes += [helper.make_node("ReduceSum", [f"a{each}"], [f"b{each}"], keepdims=0) for each in numbers]
+        nodes.append(helper.make_node("Sum", [f"b{number}" for number in numbers], ["y"]))
+    graph = helper.make_graph(
+        nodes,
+        "branches",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, BRANCH])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [])],
+        [numpy_helper.from_array(np.float32(number), f"by{number}") for number in numbers],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+
+
+def _tried(path: Path) -> dict[str, float]:
+    command = [sys.executable, "-c", _TRIED, str(path), str(BRANCH)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_a_trial_keeps_few_activations_at_a_time(tmp_path: Path) -> None:
+    """Whatever their order in the graph: a pyramid's levels stand there one layer after the other."""
+    _branches(tmp_path / "net.onnx", together=False)
+    assert _tried(tmp_path / "net.onnx")["peak"] < BRANCHES / 4 * BRANCH * 4
+
+
+def test_a_trial_keeps_nothing_when_it_is_done(tmp_path: Path) -> None:
+    _branches(tmp_path / "net.onnx", together=True)
+    found = _tried(tmp_path / "net.onnx")
+    assert found["peak"] > BRANCHES * BRANCH * 4
+    assert found["held"] < BRANCHES / 4 * BRANCH * 4
