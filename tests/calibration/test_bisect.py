@@ -18,8 +18,9 @@ from bbx.calibration.low_precision import low_graph
 from bbx.calibration.placement import place
 from bbx.calibration.ranges import activation_ranges
 from bbx.calibration.suspicion import counterparts, reference_weights, suspicions
-from bbx.calibration.to_qdq import QuantisedWeight, along, qdq_from_onnx
+from bbx.calibration.to_qdq import QuantisedWeight, qdq_from_onnx
 from bbx.exporter import onnx_graph
+from bbx.exporter.onnx_graph import along_axis
 from bbx.exporter.to_typed import typed_from_onnx
 from bbx.exporter.verify import Case, reference_outputs
 from bbx.images import photograph_batch
@@ -84,7 +85,7 @@ def _quantised(net: Net) -> ModelProto:
         values = constants[layer.weight]
         others = tuple(axis for axis in range(values.ndim) if axis != layer.axis)
         scale = (np.abs(values).max(others) / 127).astype(np.float32)
-        stored = np.rint(values / along(scale, layer.axis, values.ndim)).astype(np.int8)
+        stored = np.rint(values / along_axis(scale, layer.axis, values.ndim)).astype(np.int8)
         weights[layer.weight] = QuantisedWeight(stored, scale, layer.axis)
     scales = {name: ranges[name].absmax / 127 for name in placement.activations}
     return qdq_from_onnx(model, placement, scales, weights, "int8")
