@@ -82,9 +82,8 @@ def session(
     if inside:
         # As the nodes stand: ONNX Runtime's own order leaves what reads an activation for later, and so keeps
         # all of them. A range scan of ViT-L/16 at 512 pixels peaked at 15 GB so, and at 2.6 GB in the graph's
-        # order. Of answers alone it is the other way round, and what the arena holds grows from run to run:
-        # trials of a Mask R-CNN on two images peaked at 6.9 GB so, at 3.0 GB in ONNX Runtime's order, and at
-        # 2.0 GB where the arena gives back after every run.
+        # order. Of answers alone it is the other way round, as tests/pipeline/test_memory.py sees; and what
+        # the arena holds grows from run to run, unless it shrinks.
         options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     if exact:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
