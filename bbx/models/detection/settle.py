@@ -28,8 +28,6 @@ _LOGIT_SPREAD = 3.0
 _OFFSET_SPREAD = 0.5
 _IMAGES = 4
 _SPREAD_IMAGES = 2
-_MANTISSA_BITS = 10
-"""Factors and biases are rounded to this, so that another order of summation gives the same weights."""
 
 _Layer = nn.Linear | nn.Conv2d
 
@@ -170,16 +168,11 @@ def _bias(logits: Tensor, threshold: float) -> float:
 
 def _scale(layer: _Layer, factor: float) -> None:
     with torch.no_grad():
-        layer.weight.mul_(_rounded(factor))
+        layer.weight.mul_(factor)
 
 
 def _shift(layer: _Layer, value: float, classes: int) -> None:
     """Add to the bias of the first of every `classes` channels: the background's, or all where it is 1."""
     with torch.no_grad():
         assert layer.bias is not None  # the last layers of detectors have one
-        layer.bias[::classes] += _rounded(value)
-
-
-def _rounded(value: float) -> float:
-    mantissa, exponent = math.frexp(value)
-    return math.ldexp(round(mantissa * 2**_MANTISSA_BITS) / 2**_MANTISSA_BITS, exponent)
+        layer.bias[::classes] += value
