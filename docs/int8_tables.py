@@ -84,22 +84,21 @@ def presets_int8_table() -> str:
     path = RESULTS / "presets_int8.json"
     if not path.is_file():
         return "Not measured yet: `make presets-int8`\n"
-    rows = json.loads(path.read_text())
+    measured = {row["model"]: row for row in json.loads(path.read_text())}
+    names = [each.name for each in presets()]
     engines = ("int8 engine", "fp8 engine", "int8+fp16 engine")
-    missing = [f"`{each.name}`" for each in presets() if each.name not in {row["model"] for row in rows}]
+    missing = [f"`{name}`" for name in names if name not in measured]
     found = table(
-        ("preset", "weights", "in INT8", "INT8", "stages", "FP8", *engines, "its 16 bits", "seconds"),
+        ("preset", "weights", "in INT8", "INT8", "stages", "FP8", *engines, "its 16 bits"),
         (
             [
-                f"`{row['model']}`",
+                f"`{row['model']}`" + (f", stopped {row['stopped']}" if "stopped" in row else ""),
                 row.get("int8", {}).get("weights", "–"),
                 _layers(row.get("int8", {})),
                 *(_verdict(row.get(what)) for what in ("int8", "stages", "fp8", *engines)),
                 row.get("int8+fp16 engine", {}).get("parity", "–"),
-                f"{sum(part['seconds'] for part in row.values() if isinstance(part, dict)):.0f}"
-                + (f", stopped {row['stopped']}" if "stopped" in row else ""),
             ]
-            for row in rows
+            for row in (measured[name] for name in names if name in measured)
         ),
     )
     if not missing:
