@@ -260,7 +260,9 @@ def noise_feeds(
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Image files below `folder`, sorted by path.
+    """Image files below `folder`, sorted by path, without hidden ones and those in hidden folders.
+
+    macOS leaves `._NAME.jpg` behind, and Jupyter copies in `.ipynb_checkpoints`.
 
     Raises:
         BbxError: the folder is missing or holds no image file.
@@ -268,7 +270,13 @@ def image_files(folder: Path) -> list[Path]:
     known = {suffix for suffix, name in Image.registered_extensions().items() if name in _formats()}
     if not folder.is_dir():
         raise BbxError(f"There is no folder {folder}.", hint="Name a folder of images.")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in known and p.is_file())
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in known
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
     if not files:
         raise BbxError(
             f"{folder} holds no image files.", hint="Name a folder of .jpg, .png or similar files."

@@ -43,7 +43,7 @@ class ClassFolders(Dataset):
         self._folder = folder
         self._files: list[tuple[Path, int]] = []
         for each, place in zip(folders, places, strict=True):
-            self._files += [(path, place) for path in visible_images(each)]
+            self._files += [(path, place) for path in images.image_files(each)]
         _warn_of_strays(folder)
 
     def __len__(self) -> int:
@@ -62,24 +62,6 @@ class ClassFolders(Dataset):
 def subfolders(folder: Path) -> list[Path]:
     """The folders in a folder, sorted by name, without hidden ones."""
     return sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
-
-
-def visible_images(folder: Path) -> list[Path]:
-    """Image files below a folder, sorted, without hidden ones and those in hidden folders.
-
-    macOS leaves `._NAME.jpg` behind, and Jupyter copies in `.ipynb_checkpoints`.
-
-    Raises:
-        BbxError: there are none.
-    """
-    found = [
-        path
-        for path in images.image_files(folder)
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
-    if not found:
-        raise BbxError(f"{folder} holds no image files.")
-    return found
 
 
 def split_folders(folder: Path) -> dict[str, Path]:

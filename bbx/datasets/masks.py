@@ -13,7 +13,6 @@ from PIL import Image
 from bbx import images
 from bbx.datasets.base import BACKGROUND, IGNORED, Dataset, Mask
 from bbx.datasets.files import few, names_in
-from bbx.datasets.folders import visible_images
 from bbx.datasets.numbering import numbered
 from bbx.errors import BbxError
 
@@ -106,9 +105,9 @@ def _pairs(folder: Path) -> list[tuple[Path, Path]]:
                 f"{folder} has no folder `{each.name}`.",
                 hint="A segmentation's data is images/NAME.jpg and masks/NAME.png.",
             )
-    found = {path.relative_to(masks).with_suffix(""): path for path in visible_images(masks)}
+    found = {path.relative_to(masks).with_suffix(""): path for path in images.image_files(masks)}
     pairs = [
-        (path, found.get(path.relative_to(pictures).with_suffix(""))) for path in visible_images(pictures)
+        (path, found.get(path.relative_to(pictures).with_suffix(""))) for path in images.image_files(pictures)
     ]
     lacking = [path.name for path, mask in pairs if mask is None]
     if lacking:

@@ -56,6 +56,16 @@ def test_folders_of_classes_give_labels(tmp_path: Path, pictures: Any, sample: A
     assert sample(tmp_path / "photos").record.classes == ()
 
 
+def test_hidden_files_are_no_images(tmp_path: Path, pictures: Any, sample: Any) -> None:
+    """Jupyter leaves copies, file managers small ones, and macOS files that are no images at all."""
+    pictures("photos", 4)
+    pictures("photos/.thumbnails", 4, start=4)
+    (tmp_path / "photos" / "._00.png").write_bytes(b"Mac OS X")
+    made = sample(tmp_path / "photos")
+    assert made.record.found == 4
+    assert not any(image.path.startswith(".") for image in made.images("all"))
+
+
 @pytest.mark.parametrize("content", ["nothing", "text", "missing"])
 def test_a_folder_without_images_is_an_error(tmp_path: Path, sample: Any, content: str) -> None:
     if content != "missing":
