@@ -21,6 +21,7 @@ from bbx.making import (
     Maker,
     Rest,
     Wanted,
+    check_types,
     command_line,
     export_step,
     graph,
@@ -161,6 +162,7 @@ def build_engine(
     from bbx.exporter.engine_options import fp8_targets, resolve_flavor
     from bbx.pipeline import EngineStep
 
+    check_types(options)
     compile_options: dict[str, Any] = {
         "flavor": flavor,
         "target": tuple(targets),
@@ -240,6 +242,7 @@ def quantize(
         CheckFailed: parity failed, or the accuracy budget cannot be met.
         BbxError: any other reason why there is no artefact.
     """
+    check_types(options)
     shown = {"precision": precision, "rest": rest, **options}
     maker = Maker(command_line("quantize", model, shown, _DEFAULTS), Path(out), force, listener)
     wanted = Wanted(model, precision, rest, lowering="onnx", last=True)

@@ -7,13 +7,14 @@ for is the same for all of them, and is here.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bbx import process
 from bbx.calibration.methods import REFINE_STEPS
-from bbx.errors import UsageError
+from bbx.errors import UsageError, did_you_mean
 from bbx.models.registry import check_options, lowered, task_of
 from bbx.models.spec import ModelSpec, size_text
 from bbx.models.trained import named_spec
@@ -235,6 +236,26 @@ def quantize_step(wanted: Wanted, source: Path, maker: Maker, calibration: dict[
     )
 
 
+def check_types(options: dict[str, Any]) -> None:
+    """Refuse what the command line cannot give of calibration's options, and Python can.
+
+    Raises:
+        UsageError: says what the option takes.
+    """
+    given = CALIBRATION_DEFAULTS | options
+    for name in ("calib", "eval_data", "scales"):
+        if not isinstance(given[name], str | Path | None):
+            raise UsageError(
+                f"{name} is a path here, and {type(given[name]).__name__} was given.",
+                hint="bbx.calibration.data.dataset.calibration_set takes images that are in memory.",
+            )
+    for name in ("keep", "refine"):
+        if isinstance(given[name], str) or not isinstance(given[name], Collection):
+            raise UsageError(f"{name} is a tuple of names such as ('bias',), and {given[name]!r} was given.")
+    if not isinstance(given["max_drop"], int | float | None):
+        raise UsageError(f"max_drop is a share such as 0.005, and {given['max_drop']!r} was given.")
+
+
 def _is_finished(wanted: Wanted, calibration: dict[str, Any]) -> bool:
     """Whether a file is taken as it is: nobody named images to quantise it with."""
     has_images = calibration.get("calib") is not None or calibration.get("allow_random")
@@ -254,7 +275,12 @@ def _check(wanted: Wanted, calibration: dict[str, Any]) -> None:
 
 
 def _refuse_model_options(model: str, options: dict[str, Any]) -> None:
-    changed = [n for n, v in options.items() if v != (SPEC_DEFAULTS | GRAPH_DEFAULTS).get(n, v)]
+    known = SPEC_DEFAULTS | GRAPH_DEFAULTS
+    for name in options:
+        if name not in known:
+            nearest = did_you_mean(name, known | CALIBRATION_DEFAULTS)
+            raise UsageError(f"There is no option {name!r}.", hint=nearest)
+    changed = [n for n, v in options.items() if v != known[n]]
     if changed:
         flag = "--" + changed[0].replace("_", "-")
         raise UsageError(f"{model} is a graph already, so {flag} comes too late.", hint="Leave it out.")

@@ -92,6 +92,31 @@ def test_an_engine_and_a_measurement(tmp_path: Path) -> None:
         (lambda out: package.export("resnet50", opset=5, weights="random", out=out), UsageError, "opset"),
         (lambda out: package.export(str(out / "no.onnx"), precision="fp16", out=out), BbxError, "no file"),
         (lambda out: package.build("resnet5"), ModelError, "resnet50"),
+        (
+            lambda out: package.quantize("resnet18", calib=[1], out=out),
+            UsageError,
+            "calib is a path here, and list",
+        ),
+        (
+            lambda out: package.quantize("resnet18", calib=out, keep="fc", out=out),
+            UsageError,
+            "keep is a tuple",
+        ),
+        (
+            lambda out: package.quantize("resnet18", calib=out, refine=True, out=out),
+            UsageError,
+            "and True was",
+        ),
+        (
+            lambda out: package.quantize("a.onnx", calib=out, max_drop="1%", out=out),
+            UsageError,
+            "such as 0.005",
+        ),
+        (
+            lambda out: package.quantize("a.onnx", calib=out, max_drops=0.1, out=out),
+            UsageError,
+            "no option 'max_d",
+        ),
     ],
 )
 def test_errors_are_those_of_the_command(tmp_path: Path, call: Any, kind: type[BbxError], said: str) -> None:
