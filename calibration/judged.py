@@ -10,10 +10,14 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from bbx.calibration.sessions import session
+from bbx.errors import ExportError
 from bbx.exporter.heads import SORTING, decisions_before, heads_of
 from bbx.exporter.onnx_graph import FLOAT, tensor_infos
 from bbx.exporter.parts import giving
 from bbx.exporter.verify import Case, Parity, Tolerance, compare
+
+_JOINING = {"Concat", "And", "Or", "Xor", "Where"}
+"""Operators whose inputs are of one kind."""
 
 Feeds = Mapping[str, NDArray[np.generic]]
 Batches = Callable[[], Iterable[Feeds]]
@@ -24,6 +28,9 @@ def judged_tensors(model: ModelProto) -> tuple[str, ...]:
     """The tensors by which a graph is judged: its last ones that are numbers and not decisions.
 
     A detector's heads, before boxes are sorted; the scores behind labels; every other float output.
+
+    Raises:
+        ExportError: no output comes from such a tensor.
     """
     heads = heads_of(model)
     if heads:
@@ -35,12 +42,21 @@ def judged_tensors(model: ModelProto) -> tuple[str, ...]:
         return name in infos and infos[name].elem_type == FLOAT and makers[name].op_type not in SORTING
 
     found: dict[str, None] = {}
-    for output in model.graph.output:
-        name = output.name
-        while name in makers and not is_number(name):
-            name = makers[name].input[0]
-        if name in makers:
+    seen: set[str] = set()
+    waiting = [output.name for output in reversed(model.graph.output) if output.name in makers]
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if is_number(name):
             found[name] = None
+            continue
+        made_of = [each for each in makers[name].input if each in makers]
+        # Of most decisions the first input is what is decided about, and the others are how.
+        waiting += reversed(made_of) if makers[name].op_type in _JOINING else made_of[:1]
+    if not found:
+        raise ExportError("The graph cannot be judged: no output of it comes from a tensor of float32.")
     return tuple(found)
 
 

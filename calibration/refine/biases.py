@@ -53,7 +53,8 @@ def _place(
     node = graph.node[layer.index]
     if node.op_type != "MatMul":
         given = node.input[2] if len(node.input) > 2 else ""
-        return (node, 2) if not given or given in tensors else None
+        fits = not given or (given in tensors and _is_row(tensors[given]))
+        return (node, 2) if fits else None
     output = node.output[0]
     if output in captured_names(graph) | {value.name for value in graph.output}:
         return None
@@ -64,6 +65,11 @@ def _place(
     constant = tensors.get(readers[0].input[position])
     wanted = tensors[layer.weight].dims[-1]
     return (readers[0], position) if constant is not None and list(constant.dims) == [wanted] else None
+
+
+def _is_row(tensor: TensorProto) -> bool:
+    """Whether it adds the same to every row, as a bias does; a Gemm may add a matrix."""
+    return all(size == 1 for size in tensor.dims[:-1])
 
 
 def _added(node: NodeProto, tensor: TensorProto) -> NDArray[np.float64]:

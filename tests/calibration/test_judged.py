@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from bbx.calibration.judged import judge_by, judged_tensors
+from bbx.errors import ExportError
 from tests.calibration.graphs import Arrays, graph, marked, normal
 
 WEIGHTS = {"w": normal(6, 4), "v": normal(6, 3)}
@@ -39,6 +40,28 @@ def test_behind_labels_the_scores_judge() -> None:
         labels = Cast<to=6>(a)
         }"""
     assert judged_tensors(graph(text, {"w": WEIGHTS["w"]})) == ("s",)
+
+
+def test_a_constant_before_what_is_decided_about_is_passed_over() -> None:
+    text = "(float[N,4] x) => (bool[N,6] few) { s = Gemm<transB=1>(x, w) \n few = Less(half, s) }"
+    assert judged_tensors(graph(text, {"w": WEIGHTS["w"], "half": np.float32(0.5)})) == ("s",)
+
+
+def test_of_decisions_that_are_joined_all_judge() -> None:
+    text = """(float[N,4] x) => (int64[N,2] classes) {
+        s = Gemm<transB=1>(x, w)
+        t = Gemm<transB=0>(x, v)
+        a = ArgMax<axis=1>(s)
+        b = ArgMax<axis=1>(t)
+        classes = Concat<axis=1>(a, b)
+        }"""
+    assert judged_tensors(graph(text, {"w": WEIGHTS["w"], "v": normal(4, 3)})) == ("s", "t")
+
+
+def test_a_graph_without_numbers_cannot_be_judged() -> None:
+    model = graph("(int64[N] ids) => (int64[N] same) { same = Neg(ids) }")
+    with pytest.raises(ExportError, match="no output of it comes from a tensor of float32"):
+        judged_tensors(model)
 
 
 def test_an_input_that_is_passed_on_does_not_judge() -> None:

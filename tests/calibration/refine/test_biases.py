@@ -33,6 +33,7 @@ def node(operator: str, *names: str, **attributes: Any) -> Any:
     return helper.make_node(operator, list(names[:-1]), [names[-1]], name=f"make_{names[-1]}", **attributes)
 
 
+C = np.arange(6, dtype=np.float32).reshape(2, 3)
 CONV = W.T.reshape(3, 4, 1, 1)
 PLACES = {
     "convolution": ([node("Conv", "x", "w", "b", "y")], {"w": CONV, "b": B}, [2, 4, 3, 3]),
@@ -64,6 +65,7 @@ NO_PLACE = {
         [2, 4],
         ("y",),
     ),
+    "a matrix and no bias": ([node("Gemm", "x", "w", "c", "y")], {"w": W, "c": C}, [2, 4], ("y",)),
     "a bias that is computed": (
         [node("Abs", "b", "c"), node("Gemm", "x", "w", "c", "y")],
         {"w": W, "b": B},
