@@ -14,12 +14,14 @@ from onnx import ModelProto
 from bbx.calibration.judged import Batches
 from bbx.calibration.sessions import session
 from bbx.calibration.truth import Truth
-from bbx.errors import BbxError
 from bbx.exporter.detections import DETECTION_TOLERANCES
 from bbx.exporter.matching import match
 from bbx.types import Postprocess
 
 Answers = Mapping[str, NDArray[Any]]
+
+TOP1 = "top1"
+"""Name of the share of a classifier's images whose label it gives."""
 
 _LEAST_OVERLAP = 0.5
 """Of two detections that are the same thing, as in mAP@0.5."""
@@ -30,8 +32,9 @@ class Accuracy:
     """A measure of the task on a fixed set of images.
 
     Attributes:
-        name: `top1`, `mAP`, `mIoU`, `top1_agreement`, `pixel_agreement` or `matched_detections`.
-        of: images, pixels or detections that are judged.
+        name: `top1`, `mAP`, `mIoU`, `top1_agreement`, `pixel_agreement` or `matched_detections`; of a network
+            that has no classes to choose from `closeness`, 1 less the relative L2 distance of its numbers.
+        of: images, pixels, detections or numbers that are judged.
         baseline: what the FP32 graph reaches, 0..1; 1 for agreement with itself.
         score: of any graph with the same inputs and outputs.
     """
@@ -54,12 +57,11 @@ def accuracy_of(
     Args:
         batches: the images to judge by; read again for every graph that is scored.
         postprocess: what the outputs mean; None is taken for a classifier.
-        labels: of a classifier's images, in their order; None judges by agreement.
-        truth: the same of a detector's or segmenter's. Where FP32 itself is never right by it, agreement
-            judges.
+        labels: of a classifier's images, in their order; None where they are not known.
+        truth: the same of a detector's or segmenter's.
 
-    Raises:
-        BbxError: the graph has no output that this task is judged by.
+    Returns:
+        By labels or truth where there are some and FP32 is ever right by them; else by agreement.
     """
     task = postprocess.task if postprocess else "classification"
     annotated = None if truth is None else _by_truth(model, batches, truth)
@@ -68,14 +70,14 @@ def accuracy_of(
     if task == "detection":
         return _matched_detections(model, batches, postprocess.score_threshold or 0.0 if postprocess else 0.0)
     output = _decisive(model)
+    example = next(_answers(model, batches))[output]
+    if example.dtype.kind not in "iu" and (example.ndim < 2 or example.shape[1] == 1):
+        return _closeness(model, batches, output)
+    if labels is not None and task == "classification" and example.ndim == 2:
+        annotated = _by_labels(model, batches, labels)
+        if annotated.baseline > 0:
+            return annotated
     reference = _decisions(model, batches, output)
-    if labels is not None and task == "classification":
-        wanted = [np.asarray(labels)]
-
-        def top1(graph: ModelProto) -> float:
-            return _share_equal(wanted, [np.concatenate(_decisions(graph, batches, output))])
-
-        return Accuracy("top1", len(labels), _share_equal(wanted, [np.concatenate(reference)]), top1)
     name = "pixel_agreement" if task == "segmentation" else "top1_agreement"
 
     def agreement(graph: ModelProto) -> float:
@@ -89,6 +91,15 @@ def _by_truth(model: ModelProto, batches: Batches, truth: Truth) -> Accuracy:
         return truth.score(_answers(graph, batches))
 
     return Accuracy(truth.metric, len(truth.targets), score(model), score)
+
+
+def _by_labels(model: ModelProto, batches: Batches, labels: Sequence[int]) -> Accuracy:
+    wanted, output = [np.asarray(labels)], _decisive(model)
+
+    def top1(graph: ModelProto) -> float:
+        return _share_equal(wanted, [np.concatenate(_decisions(graph, batches, output))])
+
+    return Accuracy(TOP1, len(labels), top1(model), top1)
 
 
 def _decisive(model: ModelProto) -> str:
@@ -105,12 +116,21 @@ def _decisions(model: ModelProto, batches: Batches, output: str) -> list[NDArray
     with session(model, "an evaluation", exact=True) as opened:
         for batch in batches():
             (values,) = opened.run(batch, [output])
-            if values.ndim < 2:
-                raise BbxError(
-                    f"The output {output!r}, of shape {values.shape}, has no classes to choose from."
-                )
             decided.append((values if values.dtype.kind in "iu" else values.argmax(axis=1)).astype(np.uint16))
     return decided
+
+
+def _closeness(model: ModelProto, batches: Batches, output: str) -> Accuracy:
+    """Of a regressor, or of one number that a threshold nobody told us decides about."""
+    reference = [each[output].astype(np.float64) for each in _answers(model, batches)]
+    length = np.sqrt(sum(float(np.sum(each**2)) for each in reference))
+
+    def score(graph: ModelProto) -> float:
+        pairs = zip(reference, _answers(graph, batches), strict=True)
+        apart = np.sqrt(sum(float(np.sum((got[output] - want) ** 2)) for want, got in pairs))
+        return max(0.0, 1.0 - float(apart / max(length, np.finfo(np.float64).tiny)))
+
+    return Accuracy("closeness", sum(each.size for each in reference), 1.0, score)
 
 
 def _share_equal(ours: Sequence[NDArray[Any]], theirs: Sequence[NDArray[Any]]) -> float:

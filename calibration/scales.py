@@ -155,14 +155,19 @@ def read_scale_table(path: Path) -> dict[str, TensorScale]:
     return _from_json(path, text)
 
 
-def read_scales(path: Path, *, known: Collection[str] | None = None) -> dict[str, float]:
+def read_scales(
+    path: Path, *, dtype: str | None = None, known: Collection[str] | None = None
+) -> dict[str, float]:
     """The scales of a symmetric quantisation, by tensor.
 
     Args:
+        dtype: that values are to be stored in; a scale for another one saturates somewhere else. None takes
+            any.
         known: names of the graph's tensors, where the scales are for a certain graph.
 
     Raises:
-        ArtifactError: as `read_scale_table`; a zero point is not zero; or a name is not in `known`.
+        ArtifactError: as `read_scale_table`; a zero point is not zero; a scale is for another type than
+            `dtype`; or a name is not in `known`.
     """
     table = read_scale_table(path)
     for name, scale in table.items():
@@ -170,6 +175,11 @@ def read_scales(path: Path, *, known: Collection[str] | None = None) -> dict[str
             raise ArtifactError(
                 f"{path}: {name!r} has the zero point {scale.zero_point}; TensorRT quantises symmetrically.",
                 hint="Calibrate again with symmetric activations.",
+            )
+        if dtype is not None and scale.dtype != dtype:
+            raise ArtifactError(
+                f"{path}: the scale of {name!r} is for {scale.dtype}, and values will be stored in {dtype}.",
+                hint="Calibrate again, or name the scales of that type.",
             )
     if known is not None:
         require_known(path, table, known)

@@ -8,7 +8,9 @@ from functools import partial
 from itertools import islice
 from typing import Literal
 
+from bbx import process
 from bbx.artifact import Manifest
+from bbx.calibration.accuracy import TOP1
 from bbx.calibration.data.dataset import CalibrationSet, calibration_set
 from bbx.calibration.data.options import CalibrationOptions
 from bbx.calibration.data.record import CalibrationRecord, RecordedImage, Split
@@ -39,6 +41,13 @@ class JudgedBy:
     batches: Batches
     labels: list[int] | None = None
     truth: Truth | None = None
+
+    @property
+    def metric(self) -> str | None:
+        """What they are judged by where FP32 is ever right by it; None for agreement."""
+        if self.truth is not None:
+            return self.truth.metric
+        return None if self.labels is None else TOP1
 
 
 def judged_by(
@@ -90,23 +99,48 @@ def preprocess_of(inputs: tuple[TensorSpec, ...], parent: Manifest | None) -> Pr
 def _labels(
     record: CalibrationRecord, images: Sequence[RecordedImage], postprocess: Postprocess | None
 ) -> list[int] | None:
-    """Class numbers of images; None where they are not known for all of them.
+    """Class numbers of a classifier's images; None where they are not known for all of them.
 
-    Labels that a list or an array gives are the numbers themselves. Class folders are known by their names
-    where the network's classes have names; where there are as many as the network has classes, they count in
-    alphabetical order, as in torchvision's `ImageFolder`.
+    Labels that a list or an array gives are the numbers themselves. Where they do not fit the network,
+    `bbx.process.warn` says so.
     """
-    if postprocess is None or postprocess.task != "classification":
+    if postprocess is not None and postprocess.task != "classification":
         return None
     if not all(len(image.labels) == 1 for image in images):
         return None
     names = [image.labels[0] for image in images]
     if record.source != "folder" and all(name.isdecimal() for name in names):
-        return [int(name) for name in names]
-    classes: Sequence[str] = record.classes
-    if postprocess.classes is not None and set(record.classes) <= set(postprocess.classes):
-        classes = postprocess.classes
-    if len(classes) != postprocess.num_classes:
-        return None
-    order = {name: index for index, name in enumerate(classes)}
-    return [order[name] for name in names]
+        return _numbers([int(name) for name in names], postprocess)
+    return None if postprocess is None else _numbers_of_names(names, record.classes, postprocess)
+
+
+def _numbers(numbers: list[int], postprocess: Postprocess | None) -> list[int] | None:
+    count = postprocess.num_classes if postprocess else None
+    if count is None or max(numbers) < count:
+        return numbers
+    process.warn(
+        f"An image has the label {max(numbers)}, and the network's {count} classes are numbered from 0, so "
+        "agreement with FP32 judges."
+    )
+    return None
+
+
+def _numbers_of_names(
+    names: Sequence[str], classes: Sequence[str], postprocess: Postprocess
+) -> list[int] | None:
+    """Class folders are known by their names where the network's classes have names.
+
+    Where there are as many as the network has classes, they count in alphabetical order, as in torchvision's
+    `ImageFolder`.
+    """
+    ours = postprocess.classes
+    order = ours if ours is not None and set(classes) <= set(ours) else classes
+    if len(order) == postprocess.num_classes:
+        number = {name: index for index, name in enumerate(order)}
+        return [number[name] for name in names]
+    if len(classes) > 1:  # one folder of images says nothing about classes
+        process.warn(
+            f"The images are of {len(classes)} classes, such as {classes[0]!r}, and these are not the "
+            f"network's {postprocess.num_classes}, so agreement with FP32 judges."
+        )
+    return None

@@ -107,7 +107,12 @@ def _rows(arrays: Mapping[str, StoredArray], path: Path) -> int:
 
 
 def _label(labels: StoredArray | None, row: int) -> tuple[str, ...]:
-    return () if labels is None else (str(labels.row(row)),)
+    if labels is None:
+        return ()
+    value = labels.row(row)
+    # Class numbers that were stored as floats are numbers all the same.
+    whole = np.issubdtype(np.asarray(value).dtype, np.floating) and float(value).is_integer()
+    return (str(int(value) if whole else value),)
 
 
 def require_finite(row: Mapping[str, NDArray[np.generic]], where: str) -> None:

@@ -9,7 +9,6 @@ import onnx
 import pytest
 
 from bbx.calibration.accuracy import accuracy_of
-from bbx.errors import BbxError
 from bbx.types import Postprocess
 from tests.calibration.graphs import Arrays, graph, normal
 
@@ -51,8 +50,15 @@ def test_with_labels_both_graphs_are_judged_by_them() -> None:
 
 
 def test_a_quantised_graph_may_be_better_than_fp32() -> None:
+    found = accuracy_of(_classifier(1), _batches, CLASSIFICATION, labels=[0, 1, 2, 3, 0, 2])
+    assert found.baseline == pytest.approx(1 / 6)
+    assert found.score(_classifier()) == pytest.approx(5 / 6)
+
+
+def test_labels_by_which_fp32_is_never_right_do_not_judge() -> None:
     found = accuracy_of(_classifier(1), _batches, CLASSIFICATION, labels=[0, 1, 2, 3, 0, 1])
-    assert (found.baseline, found.score(_classifier())) == (0.0, 1.0)
+    assert (found.name, found.baseline) == ("top1_agreement", 1.0)
+    assert found.score(_classifier()) == 0.0
 
 
 @pytest.mark.parametrize("argmax", [False, True])
@@ -126,8 +132,19 @@ def test_two_detectors_that_find_nothing_agree() -> None:
     assert found.score(_detector([0.9])) == 0.0
 
 
-def test_an_output_without_classes_is_an_error() -> None:
-    text = "(float[N,4] x) => (float[N] y) { y = ReduceSum<keepdims=0>(x, axis) }"
-    model = graph(text, {"axis": np.int64([1])})
-    with pytest.raises(BbxError, match=r"The output 'y', of shape \(4,\), has no classes"):
-        accuracy_of(model, _batches, None)
+@pytest.mark.parametrize(
+    ("shape", "last"),
+    [("N", "y = ReduceSum<keepdims=0>(z, axis)"), ("N,1", "y = ReduceSum<keepdims=1>(z, axis)")],
+)
+def test_a_network_without_classes_is_judged_by_its_numbers(shape: str, last: str) -> None:
+    """Of one column the largest is always the first, so no share of equal answers could fall."""
+
+    def regressor(factor: float) -> onnx.ModelProto:
+        text = f"(float[N,4] x) => (float[{shape}] y) {{ z = Mul(x, f) {last} }}"
+        return graph(text, {"f": np.float32(factor), "axis": np.int64([1])})
+
+    found = accuracy_of(regressor(1.0), _batches, None, labels=[0] * 6)
+    assert (found.name, found.of, found.baseline) == ("closeness", 6, 1.0)
+    assert found.score(regressor(1.0)) == 1.0
+    assert found.score(regressor(0.9)) == pytest.approx(0.9)
+    assert found.score(regressor(-1.0)) == 0.0

@@ -80,6 +80,15 @@ def test_zero_point_and_type_survive_in_json_and_are_refused_where_they_cannot_b
     assert not (tmp_path / "a.cache").exists()
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "float8_e4m3fn"])
+def test_a_scale_for_another_type_is_refused(tmp_path: Path, dtype: str) -> None:
+    """A tensor's largest value becomes 127 in INT8, 255 in UINT8 and 448 in E4M3."""
+    write_scales(tmp_path / "s.json", {"x": TensorScale(0.5), "y": TensorScale(0.25, 0, dtype)})
+    with pytest.raises(ArtifactError, match=f"'y' is for {dtype}, and values will be stored in int8"):
+        read_scales(tmp_path / "s.json", dtype="int8")
+    assert read_scales(tmp_path / "s.json") == {"x": 0.5, "y": 0.25}
+
+
 def test_a_bare_number_is_a_scale(tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text('{"schema": "bbx/1", "kind": "scales", "scales": {"x": 2, "y": 0.5}}')
     assert read_scales(tmp_path / "s.json") == {"x": 2.0, "y": 0.5}

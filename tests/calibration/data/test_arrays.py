@@ -63,6 +63,14 @@ def test_several_inputs_and_labels(tmp_path: Path, sample: Any) -> None:
     assert made.record.images[5].labels == ("7",)
 
 
+@pytest.mark.parametrize(("stored", "wanted"), [(np.float32([2, 0, 2, 1]), "2"), (["a", "b", "c", "d"], "a")])
+def test_labels_that_were_stored_as_floats_are_numbers(
+    tmp_path: Path, sample: Any, stored: Any, wanted: str
+) -> None:
+    np.savez(tmp_path / "data.npz", images=_floats(4), labels=stored)
+    assert sample(tmp_path / "data.npz").record.images[0].labels == (wanted,)
+
+
 def test_bytes_in_another_order_and_types(tmp_path: Path, sample: Any) -> None:
     np.save(tmp_path / "big.npy", _floats().astype(">f4"))
     made = sample(tmp_path / "big.npy")
