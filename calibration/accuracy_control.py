@@ -40,6 +40,7 @@ class Controlled:
         met: whether it keeps the budget.
         drop: how far its score is below FP32's.
         before: the same of the graph that everything started from.
+        error: relative L2 distance of `model` from the FP32 graph on the images of choices.
         put_back: layers in floating point, the most sensitive first.
         evaluations: how often the task's measure was taken.
     """
@@ -48,6 +49,7 @@ class Controlled:
     met: bool
     drop: float
     before: float
+    error: float
     put_back: tuple[PutBack, ...]
     evaluations: int
 
@@ -60,7 +62,7 @@ def controlled(quantised: Quantised, accuracy: Accuracy, max_drop: float) -> Con
     """
     before = accuracy.baseline - accuracy.score(quantised.model)
     if before <= max_drop:
-        return Controlled(quantised.model, True, before, before, (), 1)
+        return Controlled(quantised.model, True, before, before, quantised.error, (), 1)
     ranked = _ranked(quantised)
     tried: dict[int, tuple[float, ModelProto]] = {0: (before, quantised.model)}
 
@@ -84,7 +86,8 @@ def controlled(quantised: Quantised, accuracy: Accuracy, max_drop: float) -> Con
     else:
         high = min(tried, key=lambda count: (tried[count][0], count))
     found, graph = tried[high]
-    return Controlled(graph, found <= max_drop, found, before, tuple(ranked[:high]), len(tried))
+    error = quantised.judge.error(graph) if high else quantised.error
+    return Controlled(graph, found <= max_drop, found, before, error, tuple(ranked[:high]), len(tried))
 
 
 def _reason(layer: PutBack) -> str:

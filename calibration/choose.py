@@ -150,7 +150,7 @@ def choose_kept(
     trials: list[Trial] = []
 
     def error(left_out: dict[str, str]) -> float:
-        trial = place(lab.source, keep=already | left_out)
+        trial = place(lab.source, keep=already | left_out, scaled=scales)
         return lab.judge.error(qdq_from_onnx(lab.source, trial, scales, lab.weights, lab.kind))
 
     least = error(kept)

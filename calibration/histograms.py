@@ -44,6 +44,11 @@ class Histogram:
     negative: bool = False
     finite: bool = True
 
+    @property
+    def silent(self) -> bool:
+        """Whether nothing was seen but zeros, and what is as small as one."""
+        return self.largest <= 2.0**_LOWEST_EXPONENT
+
     def add(self, values: NDArray[np.float32]) -> None:
         """Count the values of an array, float32 of any shape."""
         flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)

@@ -93,11 +93,15 @@ class Placement:
         return found
 
 
-def place(model: ModelProto, *, keep: Mapping[str, str] | None = None) -> Placement:
+def place(
+    model: ModelProto, *, keep: Mapping[str, str] | None = None, scaled: Collection[str] | None = None
+) -> Placement:
     """Decide what to quantise in a graph that `exporter.onnx_graph.prepared` made.
 
     Args:
         keep: names of layers to leave in floating point, each with the reason to report.
+        scaled: tensors that have a scale, where calibration is over. Of the sum of two convolutions, one that
+            is kept now would be the quantised input; it was not before, and stays in floating point.
     """
     facts = graph_facts(model, HALF_TYPES["fp16"])
     shapes = shape_arithmetic(facts)
@@ -116,7 +120,8 @@ def place(model: ModelProto, *, keep: Mapping[str, str] | None = None) -> Placem
     weighted = {index for index, node in enumerate(facts.nodes) if _is_product(node, facts)}
     first, last = _ends(facts, weighted)
     layers = tuple(_layer(index, node, facts, first=first, last=last) for index, node in found)
-    return Placement(layers, tuple(_residuals(facts, layers)), tuple(kept))
+    residuals = (each for each in _residuals(facts, layers) if scaled is None or each.activation in scaled)
+    return Placement(layers, tuple(residuals), tuple(kept))
 
 
 def name_of(node: NodeProto) -> str:

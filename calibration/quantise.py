@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, numpy_helper
 
+from bbx import process
 from bbx.calibration.choose import Laboratory, Trial, choose_kept, choose_methods, scales_by
 from bbx.calibration.collect import collect
 from bbx.calibration.fold import folded
@@ -24,12 +25,16 @@ from bbx.calibration.to_qdq import EIGHT_BIT_TYPES, EightBit, QuantisedWeight, q
 from bbx.calibration.weights import WeightMethod, quantised_weight
 from bbx.errors import ExportError, UsageError, did_you_mean
 from bbx.exporter import onnx_graph
+from bbx.exporter.onnx_graph import all_names
 from bbx.exporter.typed_policy import KeptNode
 
 _RUN_BY_ONNX_RUNTIME = ("com.microsoft", "ai.onnx.ml", "com.microsoft.nchwc")
 
 GIVEN = "given"
 """Method of a tensor whose scale was given."""
+
+ZERO = "its input was zero on all calibration images"
+"""Why a layer is kept that calibration said nothing about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,8 @@ class Recipe:
         kind: `int8` or `fp8` (E4M3).
         method: `auto`, or one method for all activations (see `thresholds.Method`).
         keep: patterns (`*`, `?`) of the names of layers to leave in floating point.
-        scales: of activations, instead of calibrating; a tensor it does not name is calibrated.
+        scales: of activations, in place of measured ones; a tensor it does not name takes its measured one.
+            Names of the graph's other tensors are passed over, with a warning.
         refine: what is done to the weights beyond rounding them to nearest; see `bbx.calibration.refine`.
     """
 
@@ -110,7 +116,7 @@ class Quantised:
     def keeping(self, layers: Mapping[str, str]) -> ModelProto:
         """The graph with these layers in floating point too, by name with the reason."""
         already = {node.name: node.reason for node in self.kept}
-        placement = place(self.source, keep=already | dict(layers))
+        placement = place(self.source, keep=already | dict(layers), scaled=self.scales)
         return qdq_from_onnx(self.source, placement, self.scales, self.weights, self.kind)
 
 
@@ -122,11 +128,13 @@ def quantised_from_onnx(model: ModelProto, recipe: Recipe, images: Images) -> Qu
 
     Raises:
         ExportError: there is nothing to quantise in it, or it is quantised already.
-        UsageError: a pattern of `recipe.keep` or a name of `recipe.scales` matches nothing.
+        UsageError: a pattern of `recipe.keep` or a name of `recipe.scales` matches nothing, or no scale of
+            these is for a tensor that is quantised.
         BbxError: ONNX Runtime cannot run it on the images, or a value is not finite.
     """
     source = prepared_for(model, recipe.kind)
-    _placed(source, recipe)  # which refuses what cannot be quantised before any image is read
+    placement = _placed(source, recipe)  # which refuses what cannot be quantised before any image is read
+    _check_given(recipe.scales, placement, _names_of(model) | _names_of(source))
     judge = judge_by(source, images.held_out)
     start = _started(source, recipe, images, judge)
     rescaled: tuple[Equalised, ...] = ()
@@ -171,13 +179,18 @@ def _started(source: ModelProto, recipe: Recipe, images: Images, judge: Judge) -
     """Collect, choose the methods, round."""
     placement = _placed(source, recipe)
     histograms = collect(source, placement.activations, images.calibration(), images=images.count)
+    silent = {name for name, found in histograms.items() if found.silent} - set(recipe.scales)
+    if silent:
+        placement = _without(silent, source, placement)
+        histograms = {name: histograms[name] for name in placement.activations}
+    given = {name: recipe.scales[name] for name in placement.activations if name in recipe.scales}
     weights = rounded_weights(source, placement.layers, recipe.kind, _weight_method(recipe))
     methods, trials = dict.fromkeys(placement.activations, recipe.method), list[Trial]()
     if recipe.method == AUTO:
         lab = Laboratory(source, weights, judge, recipe.kind)
         methods, trials = choose_methods(lab, placement, histograms)
-    scales = scales_by(histograms, methods, recipe.kind) | dict(recipe.scales)
-    methods |= dict.fromkeys(recipe.scales, GIVEN)
+    scales = scales_by(histograms, methods, recipe.kind) | given
+    methods |= dict.fromkeys(given, GIVEN)
     found = Quantisation(source, placement, scales, weights, recipe.kind)
     return _Start(found, methods, tuple(trials), judge.error(found.graph()))
 
@@ -212,11 +225,28 @@ def _equalised(
 def _placed(source: ModelProto, recipe: Recipe) -> Placement:
     """What to quantise of a prepared graph, as the recipe has it."""
     placement = place(source, keep=_kept_by_name(place(source), recipe.keep))
+    _require_layers(placement)
+    return placement
+
+
+def _without(silent: Collection[str], source: ModelProto, placement: Placement) -> Placement:
+    """The same without tensors that calibration saw no value of: any scale would cut their first one off."""
+    already = {node.name: node.reason for node in placement.kept}
+    reading = {layer.name: ZERO for layer in placement.layers if layer.activation in silent}
+    process.warn(
+        f"{len(silent)} tensors, such as {min(silent)!r}, were zero on all calibration images: what reads "
+        "them stays in floating point. Are the images of the kind that the network is for?"
+    )
+    scaled = set(placement.activations) - set(silent)
+    found = place(source, keep=already | reading, scaled=scaled)
+    _require_layers(found)
+    return found
+
+
+def _require_layers(placement: Placement) -> None:
     if not placement.layers:
         reasons = sorted({node.reason for node in placement.kept}) or ["it has no layer with weights"]
         raise ExportError(f"There is nothing to quantise in this graph: {'; '.join(reasons)}.")
-    _check_given(recipe.scales, placement)
-    return placement
 
 
 def _with_kept(now: Quantisation, judge: Judge) -> tuple[Quantisation, list[Trial]]:
@@ -224,7 +254,7 @@ def _with_kept(now: Quantisation, judge: Judge) -> tuple[Quantisation, list[Tria
     lab = Laboratory(now.model, now.weights, judge, now.kind)
     chosen, trials = choose_kept(lab, now.placement, now.scales)
     already = {node.name: node.reason for node in now.placement.kept}
-    return replace(now, placement=place(now.model, keep=already | chosen)), trials
+    return replace(now, placement=place(now.model, keep=already | chosen, scaled=now.scales)), trials
 
 
 def prepared_for(model: ModelProto, kind: EightBit) -> ModelProto:
@@ -293,10 +323,27 @@ def _kept_by_name(placement: Placement, patterns: Sequence[str]) -> dict[str, st
     return kept
 
 
-def _check_given(scales: Mapping[str, float], placement: Placement) -> None:
-    unknown = [name for name in scales if name not in placement.activations]
+def _names_of(model: ModelProto) -> set[str]:
+    """Every tensor of a graph."""
+    graph = model.graph
+    return all_names(graph.node) | {each.name for each in (*graph.input, *graph.initializer)}
+
+
+def _check_given(scales: Mapping[str, float], placement: Placement, known: Collection[str]) -> None:
+    unknown = [name for name in scales if name not in known]
     if unknown:
         raise UsageError(
-            f"{len(unknown)} scales are for tensors that are not quantised here, such as {unknown[0]!r}.",
+            f"{len(unknown)} scales are for tensors that the graph does not have, such as {unknown[0]!r}.",
             hint=did_you_mean(unknown[0], placement.activations),
+        )
+    unused = [name for name in scales if name not in placement.activations]
+    if unused and len(unused) == len(scales):
+        raise UsageError(
+            f"None of the {len(scales)} scales is for a tensor that is quantised here.",
+            hint=f"Such tensors are {', '.join(map(repr, placement.activations[:3]))}.",
+        )
+    if unused:
+        process.warn(
+            f"{len(unused)} scales are for tensors that are not quantised here, such as {unused[0]!r}; they "
+            "are not used."
         )

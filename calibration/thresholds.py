@@ -45,7 +45,7 @@ def threshold(histogram: Histogram, method: Method, kind: EightBit = "int8") -> 
         UsageError: there is no such method.
     """
     choose = method_named(method)
-    if histogram.largest <= _SMALLEST:
+    if histogram.silent:
         return _SMALLEST
     return float(min(max(choose(histogram, kind), _SMALLEST), histogram.largest))
 

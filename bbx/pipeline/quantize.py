@@ -19,6 +19,7 @@ from bbx.calibration.data.dataset import CalibrationSet, calibration_set
 from bbx.calibration.quantise import Images, Quantised, Recipe, quantised_from_onnx, require_quantisable
 from bbx.calibration.refine.steps import Gain
 from bbx.calibration.scales import read_scales, scales_from_graph, write_scales
+from bbx.calibration.to_qdq import EIGHT_BIT_TYPES
 from bbx.exporter.onnx_io import check_onnx, graph_specs, save_onnx
 from bbx.pipeline.documents import Proven, Stopwatch, settle
 from bbx.pipeline.ensure import failed_path
@@ -113,7 +114,8 @@ def _quantised(
     data: CalibrationSet,
     parent: Manifest | None,
 ) -> _Made:
-    scales = {} if step.scales is None else read_scales(step.scales)
+    stored_in = EIGHT_BIT_TYPES[step.precision].dtype.name
+    scales = {} if step.scales is None else read_scales(step.scales, dtype=stored_in)
     recipe = Recipe(
         kind=step.precision, method=step.method, keep=step.keep, scales=scales, refine=step.refine
     )
@@ -124,9 +126,9 @@ def _quantised(
     judged = judged_by(step.data, data, inputs, parent)
     postprocess = parent.postprocess if parent else None
     accuracy = accuracy_of(model, judged.batches, postprocess, judged.labels, judged.truth)
-    if judged.truth is not None and accuracy.name != judged.truth.metric:
+    if judged.metric not in (None, accuracy.name):
         process.warn(
-            f"FP32 has a {judged.truth.metric} of 0 by the annotations, so agreement with it judges "
+            f"FP32 has a {judged.metric} of 0 by what is known of the images, so agreement with it judges "
             f"({accuracy.name}). Its classes may be numbered in another way."
         )
     # Without a budget whatever drop there is is allowed.
@@ -177,7 +179,7 @@ def _facts(
         "quantized_nodes": [layer.name for layer in layers if layer.name not in put_back],
         "kept_nodes": kept,
         "kept": kept,
-        "error": {"rel_l2": quantised.error, "trials": [asdict(trial) for trial in quantised.trials]},
+        "error": {"rel_l2": control.error, "trials": [asdict(trial) for trial in quantised.trials]},
         "refinement": [_gain_json(gain) for gain in quantised.gains],
         "equalised": [list(each.tensors) for each in quantised.equalised],
         "accuracy": {

@@ -184,7 +184,8 @@ def test_a_wrong_scale_that_two_nodes_read(resnet50: Net, int8: ModelProto) -> N
         if conv.op_type == "Conv" and add.op_type == "Add" and set(conv.input) & set(add.input)
     )
     _change(broken, _scale_of(broken, shared[0], 0), lambda scale: scale * 100)
-    finding = _bisect(resnet50, broken, "int8", suspect=False)
+    # Without the fault this network is 0.14 from FP32, and 0.14 or 0.22 with the two in floating point.
+    finding = _bisect(resnet50, broken, "int8", suspect=False, tolerance=0.4)
     assert finding.verdict == "found"
     assert set(_names(finding)) <= {node.name for node in shared}
     assert finding.evaluations < FEW

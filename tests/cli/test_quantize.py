@@ -289,6 +289,19 @@ def test_lost_parity_says_what_to_type(bbx: Any, exported: Path, bad_scales: Pat
     assert found.document["nodes"]
 
 
+def test_layers_of_a_network_with_convolutions_as_shortcuts_are_put_back(
+    bbx: Any, crops_folder: Path, tmp_path: Path
+) -> None:
+    """Which convolution takes a sum in depends on which are in eight bits; all are tried once without one."""
+    options = ("--weights", "random", "--image-size", 64, "--method", "percentile:90", "--max-drop", "0%")
+    answer = bbx("quantize", "resnet18", *options, "--calib", crops_folder, "--json", "-q", "-o", tmp_path)
+    assert answer.code in (0, 3), answer.stderr
+    accuracy = answer.document["accuracy"]
+    assert accuracy["metric"] == "top1_agreement"
+    assert accuracy["met"] == (answer.code == 0)
+    assert accuracy["before_control"] > 0, "a budget that is kept at once puts nothing back"
+
+
 def test_a_budget_that_is_kept_says_so(bbx: Any, exported: Path, crops_folder: Path, tmp_path: Path) -> None:
     document = _quantised(bbx, exported, "--calib", crops_folder, "--max-drop", "0.5", "-o", tmp_path)
     accuracy = document["accuracy"]
@@ -307,6 +320,8 @@ def test_one_bad_scale_is_bought_back_by_its_layer(
     (layer,) = document["accuracy"]["put_back"]
     assert document["accuracy"]["before_control"] > 0.005 >= document["accuracy"]["drop"]
     assert layer["cost_bytes"] == 3 * 16 * 3 * 9
+    # The printed distance is that of the graph that was written.
+    assert document["error"]["rel_l2"] < 0.1
     assert [node["name"] for node in document["kept_nodes"]] == [layer["name"]]
     assert len(document["quantized_nodes"]) == LAYERS - 1
 
@@ -337,6 +352,23 @@ def test_labels_give_top1(bbx: Any, crops_folder: Path, tmp_path: Path) -> None:
         assert any("some of the evaluation" in warning for warning in document["warnings"])
     held_out = _quantised(bbx, source, "--calib", tmp_path / "labelled", "-o", tmp_path / "held-out")
     assert (held_out["accuracy"]["metric"], held_out["accuracy"]["of"]) == ("top1", 4)
+    # Labels that do not fit: a number too large, folders of a third class, and never what FP32 says.
+    (tmp_path / "large.txt").write_text("".join(f"{path}\t2\n" for path in paths))
+    shutil.copytree(tmp_path / "labelled", tmp_path / "three")
+    (tmp_path / "three" / "cat").mkdir()
+    shutil.copy(paths[0], tmp_path / "three" / "cat")
+    (tmp_path / "wrong.txt").write_text(
+        "".join(f"{path}\t{1 - int(number)}\n" for path, number in zip(paths, classes, strict=True))
+    )
+    for given, said in (
+        ("large.txt", "An image has the label 2, and the network's 2 classes are numbered from 0"),
+        ("three", "The images are of 3 classes, such as 'ant', and these are not the network's 2"),
+        ("wrong.txt", "FP32 has a top1 of 0"),
+    ):
+        options = ("--eval-data", tmp_path / given, "--method", "max")
+        document = _quantised(bbx, source, "--calib", crops_folder, *options, "-o", tmp_path / "judged")
+        assert document["accuracy"]["metric"] == "top1_agreement"
+        assert any(said in warning for warning in document["warnings"]), document["warnings"]
 
 
 # --- scales, layers by name, other graphs -------------------------------------------------------------
