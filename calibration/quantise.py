@@ -14,6 +14,7 @@ from bbx import process
 from bbx.calibration.choose import Laboratory, Trial, choose_kept, choose_methods, scales_by
 from bbx.calibration.collect import collect
 from bbx.calibration.fold import folded
+from bbx.calibration.histograms import Histogram
 from bbx.calibration.judged import Batches, Judge, judge_by
 from bbx.calibration.methods import AUTO, RefineStep, require_method
 from bbx.calibration.placement import Layer, Placement, place
@@ -176,17 +177,19 @@ class _Start:
 
 
 def _started(source: ModelProto, recipe: Recipe, images: Images, judge: Judge) -> _Start:
-    """Collect, choose the methods, round."""
+    """Collect, choose the methods, round; nothing is collected where every scale is given."""
     placement = _placed(source, recipe)
-    histograms = collect(source, placement.activations, images.calibration(), images=images.count)
-    silent = {name for name, found in histograms.items() if found.silent} - set(recipe.scales)
-    if silent:
-        placement = _without(silent, source, placement)
-        histograms = {name: histograms[name] for name in placement.activations}
+    histograms: Mapping[str, Histogram] = {}
+    if any(name not in recipe.scales for name in placement.activations):
+        histograms = collect(source, placement.activations, images.calibration(), images=images.count)
+        silent = {name for name, found in histograms.items() if found.silent} - set(recipe.scales)
+        if silent:
+            placement = _without(silent, source, placement)
+            histograms = {name: histograms[name] for name in placement.activations}
     given = {name: recipe.scales[name] for name in placement.activations if name in recipe.scales}
     weights = rounded_weights(source, placement.layers, recipe.kind, _weight_method(recipe))
     methods, trials = dict.fromkeys(placement.activations, recipe.method), list[Trial]()
-    if recipe.method == AUTO:
+    if recipe.method == AUTO and histograms:
         lab = Laboratory(source, weights, judge, recipe.kind)
         methods, trials = choose_methods(lab, placement, histograms)
     scales = scales_by(histograms, methods, recipe.kind) | given

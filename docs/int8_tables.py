@@ -32,7 +32,7 @@ def int8_table() -> str:
     head = ("network", "way", "layers in INT8", "top-1 agreement", "relative L2 of the logits")
     return table(head, rows) + (
         "\n96 calibration crops of photographs, judged on 256 others against FP32; "
-        "`python -m tests.performance.int8 accuracy`.\n"
+        "`python -m tests.performance.int8 accuracy --modelopt PYTHON`, an interpreter that has ModelOpt.\n"
     )
 
 

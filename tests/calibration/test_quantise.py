@@ -66,6 +66,18 @@ def test_given_scales_are_used_and_said_to_be_given() -> None:
     assert again.model.SerializeToString() == quantised.model.SerializeToString()
 
 
+def test_where_every_scale_is_given_nothing_is_measured() -> None:
+    first = _quantised()
+    rows = planted.chain_rows()
+
+    def unread() -> list[dict[str, Any]]:
+        raise AssertionError("ranges were measured")
+
+    recipe = Recipe(scales=dict(first.scales))
+    again = quantised_from_onnx(planted.chain(4), recipe, Images(unread, rows.held_out))
+    assert again.model.SerializeToString() == first.model.SerializeToString()
+
+
 def test_scales_of_tensors_that_the_graph_does_not_have_are_refused() -> None:
     with pytest.raises(UsageError, match=r"1 scales are for tensors that the graph does not have, .*'a9'"):
         _quantised(scales={"a9": 1.0})
