@@ -1,9 +1,10 @@
-"""Batch normalisations folded into the layers before them, which is where TensorRT computes them."""
+"""What TensorRT folds before it compiles: batch norms into the layers before them, and weights that a graph
+makes from constants."""
 
 from __future__ import annotations
 
 import onnx
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper
 from onnxscript.rewriter import rewrite
 from onnxscript.rewriter.rules.common import (
     fuse_batchnorm_into_conv_rule,
@@ -11,13 +12,69 @@ from onnxscript.rewriter.rules.common import (
     fuse_batchnorm_into_gemm_rule,
 )
 
+from bbx.calibration.placement import WEIGHTED
+from bbx.calibration.sessions import session
 from bbx.exporter import onnx_graph
+from bbx.exporter.parts import giving, reads_of
 
 _RULES = (
     fuse_batchnorm_into_conv_rule,
     fuse_batchnorm_into_conv_transpose_rule,
     fuse_batchnorm_into_gemm_rule,
 )
+
+
+_MOVING = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+_COMPUTING = {"Add", "Div", "Mul", "Sub"}
+
+
+def constant_weights(model: ModelProto) -> ModelProto:
+    """A graph in which weights that it makes from constants, such as a transposed one, are initialisers.
+
+    Args:
+        model: as `exporter.onnx_graph.prepared` made it; given back as it is where there is no such weight.
+
+    Raises:
+        BbxError: ONNX Runtime cannot compute one.
+    """
+    constant = {tensor.name for tensor in model.graph.initializer}
+    made = []
+    for node in model.graph.node:  # in the order in which they run
+        if node.op_type in _MOVING | _COMPUTING and constant.issuperset(filter(None, node.input)):
+            constant.update(node.output)
+            made += node.output
+    read = [node.input[1] for node in model.graph.node if node.op_type in WEIGHTED and len(node.input) > 1]
+    names = [name for name in dict.fromkeys(read) if name in set(made)]
+    if not names:
+        return model
+    part = giving(model, names)
+    del part.graph.input[:]  # none is read
+    with session(part, "the weights that it makes from constants") as opened:
+        values = opened.run({})
+    result = ModelProto()
+    result.CopyFrom(model)
+    result.graph.initializer.extend(
+        numpy_helper.from_array(value, name) for name, value in zip(names, values, strict=True)
+    )
+    _drop_makers(result, set(names))
+    return result
+
+
+def _drop_makers(model: ModelProto, names: set[str]) -> None:
+    """Take out the nodes that gave these tensors, what only they read, and its initialisers."""
+    graph = model.graph
+    needed = {value.name for value in graph.output}
+    kept = []
+    for index in range(len(graph.node) - 1, -1, -1):
+        node = graph.node[index]
+        if not names & set(node.output) and needed & set(node.output):
+            kept.append(node)
+            needed |= reads_of(model, index)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+    tensors = [tensor for tensor in graph.initializer if tensor.name in needed]
+    del graph.initializer[:]
+    graph.initializer.extend(tensors)
 
 
 def folded(model: ModelProto) -> ModelProto:

@@ -22,7 +22,8 @@ from bbx.exporter.typed_structure import shape_arithmetic
 
 Role = Literal["first", "last", "depthwise", "layer"]
 
-_WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+"""Operators whose second input may be a weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ def place(
     kept: list[KeptNode] = []
     found: list[tuple[int, NodeProto]] = []
     for index, node in enumerate(facts.nodes):
-        if node.op_type not in _WEIGHTED or node.domain not in ("", "ai.onnx"):
+        if node.op_type not in WEIGHTED or node.domain not in ("", "ai.onnx"):
             continue
         name = name_of(node)
         reason = keep.get(name) or _refusal(node, facts) or ("computes shapes" if index in shapes else None)
@@ -130,7 +131,7 @@ def name_of(node: NodeProto) -> str:
 
 
 def _is_product(node: NodeProto, facts: GraphFacts) -> bool:
-    return node.op_type in _WEIGHTED and _refusal(node, facts) is None
+    return node.op_type in WEIGHTED and _refusal(node, facts) is None
 
 
 def _refusal(node: NodeProto, facts: GraphFacts) -> str | None:
@@ -139,6 +140,8 @@ def _refusal(node: NodeProto, facts: GraphFacts) -> str | None:
     if marked is not None:
         return marked
     activation, weight = node.input[0], node.input[1]
+    if weight not in facts.initialisers and activation in facts.initialisers:
+        return "its weight is the first input"
     if weight not in facts.initialisers:
         return "a product of two activations, which TensorRT fuses in FP16"
     if not facts.is_float(activation) or facts.initialisers[weight].data_type != FLOAT:

@@ -13,7 +13,7 @@ from onnx import ModelProto, numpy_helper
 from bbx import process
 from bbx.calibration.choose import Laboratory, Trial, choose_kept, choose_methods, scales_by
 from bbx.calibration.collect import collect
-from bbx.calibration.fold import folded
+from bbx.calibration.fold import constant_weights, folded
 from bbx.calibration.histograms import Histogram
 from bbx.calibration.judged import Batches, Judge, judge_by
 from bbx.calibration.methods import AUTO, RefineStep, require_method
@@ -261,13 +261,13 @@ def _with_kept(now: Quantisation, judge: Judge) -> tuple[Quantisation, list[Tria
 
 
 def prepared_for(model: ModelProto, kind: EightBit) -> ModelProto:
-    """A graph in the form that calibration works on: at the opset it needs, batch norms folded.
+    """A graph in the form that calibration works on: at the opset it needs, weights and batch norms folded.
 
     Raises:
         ExportError: as `require_quantisable`, or its opset cannot be raised.
     """
     require_quantisable(model)
-    return folded(onnx_graph.prepared(model, opset=EIGHT_BIT_TYPES[kind].least_opset))
+    return folded(constant_weights(onnx_graph.prepared(model, opset=EIGHT_BIT_TYPES[kind].least_opset)))
 
 
 def require_quantisable(model: ModelProto) -> None:

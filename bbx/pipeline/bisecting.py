@@ -14,6 +14,7 @@ from bbx import artifact, process
 from bbx.artifact import sha256_of
 from bbx.calibration.agreement import Reference, opened, replayed, tolerance_of, typed_infer
 from bbx.calibration.bisect import Blamed, Evaluation, Finding, Judge, find_nodes
+from bbx.calibration.fold import constant_weights
 from bbx.calibration.low_precision import LowGraph, LowNode, low_graph, precision_of
 from bbx.calibration.ranges import activation_ranges
 from bbx.calibration.restore import restored
@@ -163,7 +164,8 @@ def _named(specs: tuple[TensorSpec, ...]) -> str:
 
 def _search(case: _Case, reference: onnx.ModelProto) -> Finding:
     process.progress("scan", detail="ranges of the reference")
-    prepared = onnx_graph.prepared(reference, opset=onnx_graph.opset_of(reference))
+    # As it was before it was quantised: weights that it makes from constants are constants there.
+    prepared = constant_weights(onnx_graph.prepared(reference, opset=onnx_graph.opset_of(reference)))
     matches = counterparts(case.graph, prepared)
     weights = reference_weights(case.graph, matches, prepared)
     ranges = activation_ranges(case.step.reference, _rows(case))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from bbx.calibration.fold import folded
+from bbx.calibration.fold import constant_weights, folded
+from bbx.calibration.placement import place
 from bbx.exporter import onnx_graph
 from bbx.exporter.typed_policy import stays_float32
 from tests.calibration.graphs import graph, marked, normal, operators, run
@@ -113,3 +114,29 @@ def test_names_and_marks_are_kept() -> None:
         ("BatchNormalization", "other"),
     ]
     assert stays_float32(result.graph.node[0]) == "decodes boxes"
+
+
+def test_weights_that_the_graph_makes_from_constants_become_initialisers() -> None:
+    text = """(float[2,4] x) => (float[2,3] y, float[4,6] also) {
+        t = Transpose<perm=[1,0]>(w)
+        h = MatMul(x, t)
+        r = Reshape(v, shape)
+        f = Mul(r, factor)
+        [last] y = MatMul(h, f)
+        also = Transpose<perm=[1,0]>(w)
+        }"""
+    tensors = {"w": normal(6, 4), "v": normal(18), "shape": np.int64([6, 3]), "factor": np.float32(0.5)}
+    model = _prepared(text, tensors)
+    found = constant_weights(model)
+    assert operators(found) == ["MatMul", "MatMul", "Transpose"]
+    assert {each.name for each in found.graph.initializer} == {"w", "t", "f"}
+    assert [layer.weight for layer in place(found).layers] == ["t", "f"]
+    for ours, theirs in zip(run(found, {"x": normal(2, 4)}), run(model, {"x": normal(2, 4)}), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    assert operators(model) == ["Transpose", "MatMul", "Reshape", "Mul", "MatMul", "Transpose"]
+
+
+def test_weights_that_come_from_the_input_are_left() -> None:
+    text = "(float[4,4] x) => (float[4,4] y) { t = Transpose(x) \n y = MatMul(x, t) }"
+    model = _prepared(text, {})
+    assert constant_weights(model) is model

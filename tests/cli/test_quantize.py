@@ -24,6 +24,7 @@ from bbx.exporter.typed_policy import stays_float32
 from bbx.images import file_batch
 from bbx.runners.ort import OrtRunner
 from bbx.worth import worth
+from tests.calibration.graphs import graph, normal
 from tests.performance.crops import crops
 
 SIDE = 32
@@ -430,6 +431,26 @@ def test_anybodys_graph(bbx: Any, crops_folder: Path, tmp_path: Path) -> None:
     found = _operators(document["artifact"])
     assert "BatchNormalization" not in found
     assert found.count("QuantizeLinear") == len(document["quantized_nodes"])
+
+
+def test_a_graph_that_transposes_its_weights_itself(bbx: Any, tmp_path: Path) -> None:
+    """As exporters leave it that fold no constants; bisect puts back the weights as they were."""
+    text = """(float[N,8] x) => (float[N,4] y) {
+        t = Transpose<perm=[1,0]>(w)
+        [one] a = MatMul(x, t)
+        b = Relu(a)
+        i = Identity(v)
+        [two] y = MatMul(b, i)
+        }"""
+    path, rows = tmp_path / "theirs.onnx", tmp_path / "rows.npy"
+    onnx.save(graph(text, {"w": normal(16, 8), "v": normal(16, 4, seed=1)}), path)
+    np.save(rows, normal(48, 8, seed=2))
+    document = _quantised(bbx, path, "--calib", rows, "--method", "max", "-o", tmp_path)
+    assert document["quantized_nodes"] == ["one", "two"]
+    words = ("bisect", document["artifact"], "--against", path, "--tolerance", "0.001")
+    found = bbx(*words, "--json", "-q", "-o", tmp_path / "repaired")
+    assert found.code == 0, found.stderr
+    assert [node["name"] for node in found.document["nodes"]] == ["one", "two"]
 
 
 # --- what is refused ----------------------------------------------------------------------------------
