@@ -127,9 +127,10 @@ def _quantised(
     postprocess = parent.postprocess if parent else None
     accuracy = accuracy_of(model, judged.batches, postprocess, judged.labels, judged.truth)
     if judged.metric not in (None, accuracy.name):
+        known = "labels" if judged.truth is None else "annotations"
         process.warn(
-            f"FP32 has a {judged.metric} of 0 by what is known of the images, so agreement with it judges "
-            f"({accuracy.name}). Its classes may be numbered in another way."
+            f"FP32 has a {judged.metric} of 0 by the {known}, so agreement with it judges ({accuracy.name}). "
+            "Its classes may be numbered in another way."
         )
     # Without a budget whatever drop there is is allowed.
     budget = 1.0 if step.max_drop is None else step.max_drop
