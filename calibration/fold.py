@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import onnx
 from onnx import ModelProto, numpy_helper
+from onnxscript.optimizer import remove_unused_nodes
 from onnxscript.rewriter import rewrite
 from onnxscript.rewriter.rules.common import (
     fuse_batchnorm_into_conv_rule,
@@ -15,7 +16,7 @@ from onnxscript.rewriter.rules.common import (
 from bbx.calibration.placement import WEIGHTED
 from bbx.calibration.sessions import session
 from bbx.exporter import onnx_graph
-from bbx.exporter.parts import giving, reads_of
+from bbx.exporter.parts import giving
 
 _RULES = (
     fuse_batchnorm_into_conv_rule,
@@ -38,13 +39,13 @@ def constant_weights(model: ModelProto) -> ModelProto:
         BbxError: ONNX Runtime cannot compute one.
     """
     constant = {tensor.name for tensor in model.graph.initializer}
-    made = []
+    made: set[str] = set()
     for node in model.graph.node:  # in the order in which they run
         if node.op_type in _MOVING | _COMPUTING and constant.issuperset(filter(None, node.input)):
             constant.update(node.output)
-            made += node.output
+            made.update(node.output)
     read = [node.input[1] for node in model.graph.node if node.op_type in WEIGHTED and len(node.input) > 1]
-    names = [name for name in dict.fromkeys(read) if name in set(made)]
+    names = [name for name in dict.fromkeys(read) if name in made]
     if not names:
         return model
     part = giving(model, names)
@@ -56,25 +57,11 @@ def constant_weights(model: ModelProto) -> ModelProto:
     result.graph.initializer.extend(
         numpy_helper.from_array(value, name) for name, value in zip(names, values, strict=True)
     )
-    _drop_makers(result, set(names))
+    left = [node for node in result.graph.node if not set(names) & set(node.output)]
+    del result.graph.node[:]
+    result.graph.node.extend(left)
+    remove_unused_nodes(result)
     return result
-
-
-def _drop_makers(model: ModelProto, names: set[str]) -> None:
-    """Take out the nodes that gave these tensors, what only they read, and its initialisers."""
-    graph = model.graph
-    needed = {value.name for value in graph.output}
-    kept = []
-    for index in range(len(graph.node) - 1, -1, -1):
-        node = graph.node[index]
-        if not names & set(node.output) and needed & set(node.output):
-            kept.append(node)
-            needed |= reads_of(model, index)
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
-    tensors = [tensor for tensor in graph.initializer if tensor.name in needed]
-    del graph.initializer[:]
-    graph.initializer.extend(tensors)
 
 
 def folded(model: ModelProto) -> ModelProto:

@@ -21,6 +21,7 @@ from bbx.calibration.placement import Layer, Placement, place
 from bbx.calibration.refine.equalise import Equalised, equalised
 from bbx.calibration.refine.steps import STEPS, Gain, refined
 from bbx.calibration.refine.walk import Quantisation
+from bbx.calibration.scales import check_scales
 from bbx.calibration.thresholds import Method
 from bbx.calibration.to_qdq import EIGHT_BIT_TYPES, EightBit, QuantisedWeight, qdq_from_onnx
 from bbx.calibration.weights import WeightMethod, quantised_weight
@@ -135,7 +136,7 @@ def quantised_from_onnx(model: ModelProto, recipe: Recipe, images: Images) -> Qu
     """
     source = prepared_for(model, recipe.kind)
     placement = _placed(source, recipe)  # which refuses what cannot be quantised before any image is read
-    _check_given(recipe.scales, placement, _names_of(model) | _names_of(source))
+    check_scales(recipe.scales, placement.activations, _names_of(model) | _names_of(source))
     judge = judge_by(source, images.held_out)
     start = _started(source, recipe, images, judge)
     rescaled: tuple[Equalised, ...] = ()
@@ -330,23 +331,3 @@ def _names_of(model: ModelProto) -> set[str]:
     """Every tensor of a graph."""
     graph = model.graph
     return all_names(graph.node) | {each.name for each in (*graph.input, *graph.initializer)}
-
-
-def _check_given(scales: Mapping[str, float], placement: Placement, known: Collection[str]) -> None:
-    unknown = [name for name in scales if name not in known]
-    if unknown:
-        raise UsageError(
-            f"{len(unknown)} scales are for tensors that the graph does not have, such as {unknown[0]!r}.",
-            hint=did_you_mean(unknown[0], placement.activations),
-        )
-    unused = [name for name in scales if name not in placement.activations]
-    if unused and len(unused) == len(scales):
-        raise UsageError(
-            f"None of the {len(scales)} scales is for a tensor that is quantised here.",
-            hint=f"Such tensors are {', '.join(map(repr, placement.activations[:3]))}.",
-        )
-    if unused:
-        process.warn(
-            f"{len(unused)} scales are for tensors that are not quantised here, such as {unused[0]!r}; they "
-            "are not used."
-        )

@@ -18,7 +18,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ from typing import Any
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from bbx import process
 from bbx.artifact import disk_errors
-from bbx.errors import ArtifactError, did_you_mean
+from bbx.errors import ArtifactError, UsageError, did_you_mean
 from bbx.types import SCHEMA
 
 CACHE_HEADER = "TRT-8601-EntropyCalibration2"
@@ -155,19 +156,16 @@ def read_scale_table(path: Path) -> dict[str, TensorScale]:
     return _from_json(path, text)
 
 
-def read_scales(
-    path: Path, *, dtype: str | None = None, known: Collection[str] | None = None
-) -> dict[str, float]:
+def read_scales(path: Path, *, dtype: str | None = None) -> dict[str, float]:
     """The scales of a symmetric quantisation, by tensor.
 
     Args:
         dtype: that values are to be stored in; a scale for another one saturates somewhere else. None takes
             any.
-        known: names of the graph's tensors, where the scales are for a certain graph.
 
     Raises:
-        ArtifactError: as `read_scale_table`; a zero point is not zero; a scale is for another type than
-            `dtype`; or a name is not in `known`.
+        ArtifactError: as `read_scale_table`; a zero point is not zero; or a scale is for another type than
+            `dtype`.
     """
     table = read_scale_table(path)
     for name, scale in table.items():
@@ -181,23 +179,36 @@ def read_scales(
                 f"{path}: the scale of {name!r} is for {scale.dtype}, and values will be stored in {dtype}.",
                 hint="Calibrate again, or name the scales of that type.",
             )
-    if known is not None:
-        require_known(path, table, known)
     return {name: scale.scale for name, scale in table.items()}
 
 
-def require_known(path: Path, scales: Collection[str], known: Collection[str]) -> None:
-    """Refuse scales of tensors that a graph does not have.
+def check_scales(scales: Mapping[str, float], quantised: Sequence[str], known: Collection[str]) -> None:
+    """Look whether scales are for a graph; those of tensors that it does not quantise get a warning.
+
+    Args:
+        scales: by tensor.
+        quantised: tensors of the graph that need a scale.
+        known: all of its tensors.
 
     Raises:
-        ArtifactError: names the first of them, and what is nearest to it.
+        UsageError: there is a scale for a tensor that the graph does not have, or none for one that needs it.
     """
-    strange = sorted(set(scales) - set(known))
-    if strange:
-        others = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
-        raise ArtifactError(
-            f"{path} has a scale for {strange[0]!r}{others}, and the graph has no such tensor.",
-            hint=did_you_mean(strange[0], known) or "Were the scales made from another export of the model?",
+    unknown = [name for name in scales if name not in known]
+    if unknown:
+        raise UsageError(
+            f"{len(unknown)} scales are for tensors that the graph does not have, such as {unknown[0]!r}.",
+            hint=did_you_mean(unknown[0], quantised) or "Were they made from another export of the model?",
+        )
+    unused = [name for name in scales if name not in quantised]
+    if unused and len(unused) == len(scales):
+        raise UsageError(
+            f"None of the {len(scales)} scales is for a tensor that is quantised here.",
+            hint=f"Such tensors are {', '.join(map(repr, quantised[:3]))}.",
+        )
+    if unused:
+        process.warn(
+            f"{len(unused)} scales are for tensors that are not quantised here, such as {unused[0]!r}; they "
+            "are not used."
         )
 
 

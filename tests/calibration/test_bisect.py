@@ -188,7 +188,12 @@ def test_a_wrong_scale_that_two_nodes_read(resnet50: Net, int8: ModelProto) -> N
     finding = _bisect(resnet50, broken, "int8", suspect=False, tolerance=0.4)
     assert finding.verdict == "found"
     assert set(_names(finding)) <= {node.name for node in shared}
+    assert finding.minimal
     assert finding.evaluations < FEW
+    assert finding.repaired is not None
+    # Far from what is allowed, so that neither side is chance.
+    assert finding.as_it_is.distance > 0.6
+    assert finding.repaired.distance < 0.3
 
 
 def test_damaged_weights_are_taken_from_the_reference(resnet50: Net, int8: ModelProto) -> None:

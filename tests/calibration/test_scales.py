@@ -14,12 +14,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bbx.calibration.scales import (
     TensorScale,
+    check_scales,
     read_scale_table,
     read_scales,
     scales_from_graph,
     write_scales,
 )
-from bbx.errors import ArtifactError
+from bbx.errors import ArtifactError, UsageError
 
 SCALES = {"images": TensorScale(0.0166015625), "layer: 1/relu": TensorScale(1.25), "Ω": TensorScale(3.0e-5)}
 
@@ -114,13 +115,15 @@ def test_a_graph_whose_scale_is_zero_is_refused() -> None:
         scales_from_graph(_graph(s=np.float32(0), z=np.asarray(0, np.int8)))
 
 
-def test_a_name_that_the_graph_does_not_have_is_named_with_the_nearest(tmp_path: Path) -> None:
-    write_scales(tmp_path / "s.json", {"relu_9": TensorScale(1.0), "relu_1": TensorScale(1.0)})
-    assert set(read_scales(tmp_path / "s.json", known=["relu_1", "relu_9", "x"])) == {"relu_1", "relu_9"}
-    with pytest.raises(ArtifactError, match=r"has a scale for 'relu_9', and the graph .* Nearest: relu_"):
-        read_scales(tmp_path / "s.json", known=["relu_1", "relu_2"])
-    with pytest.raises(ArtifactError, match="'relu_1' and 1 more"):
-        read_scales(tmp_path / "s.json", known=["images"])
+def test_a_name_that_the_graph_does_not_have_is_named_with_the_nearest() -> None:
+    scales = {"relu_9": 1.0, "relu_1": 1.0}
+    check_scales(scales, ["relu_1", "relu_9"], {"relu_1", "relu_9", "x"})
+    with pytest.raises(UsageError, match=r"1 scales .* does not have, such as 'relu_9'\. Nearest: relu_"):
+        check_scales(scales, ["relu_1", "relu_2"], {"relu_1", "relu_2"})
+    with pytest.raises(UsageError, match=r"2 scales .*'relu_9'"):
+        check_scales(scales, ["images"], {"images"})
+    with pytest.raises(UsageError, match=r"None of the 2 scales .* Such tensors are 'images'"):
+        check_scales(scales, ["images"], {"images", "relu_1", "relu_9"})
 
 
 def _document(scales: object, **other: object) -> str:
